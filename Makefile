@@ -1,0 +1,37 @@
+# The first target that needs it makes .venv and installs everything into it; nothing has to be activated.
+PYTHON ?= python3
+BIN    := .venv/bin
+READY  := .venv/.ready
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: $(READY) ## install piny and the pinned dependencies into .venv
+
+figures: $(READY) ## train every variant on the built-in corpus and draw the figures
+	$(BIN)/piny_ablate --corpus grammar --preset quick
+
+test: $(READY) ## run the tests of the notebooks, then those in tests/
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --do_print
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+docs: $(READY) ## build the site into _docs/
+	$(BIN)/python docs.py site
+
+readme: $(READY) ## write README.md from nbs/index.ipynb
+	$(BIN)/python docs.py readme
+
+prepare: $(READY) ## after changing a notebook: clean all, export piny/, write README.md
+	$(BIN)/nbdev_clean
+	$(BIN)/nbdev_clean --fname ablations
+	$(BIN)/nbdev_export
+	$(BIN)/python docs.py readme
+
+# The stamp is touched last: an interrupted set-up is begun afresh, one that is out of date is brought up to date.
+$(READY): settings.ini setup.py pyproject.toml constraints.txt
+	test -f $@ || $(PYTHON) -m venv --clear .venv
+	rm -f $@
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e .[dev]
+	touch $@
+
+.PHONY: help setup figures test docs readme prepare
