@@ -3,7 +3,7 @@
 python docs.py readme    README.md from nbs/index.ipynb
 python docs.py site      _docs/, with Quarto where it is installed, else with smalldocs
 """
-import html, posixpath, re, shutil, subprocess, sys
+import html, posixpath, re, shutil, subprocess, sys, warnings
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
@@ -16,6 +16,7 @@ from nbdev.processors import FilterDefaults
 from nbdev.serve_drv import exec_nb
 
 ROOT = Path(__file__).resolve().parent
+warnings.filterwarnings('error', 'Found cells containing imports and other code') # nbdev would run them for the docs
 LINK = re.compile(r'(\]\()(?!\w+:|[#/])([^)\s]+)')  # a Markdown link or picture with a relative target
 joined = ''.join                                    # nbformat keeps text as a string or as a list of lines
 
@@ -97,10 +98,15 @@ def add_page(source, proc):
     dest = proc/site_path(source)
     dest.parent.mkdir(parents=True, exist_ok=True)
     if dest.suffix == '.md': return dest.write_text(site_links((ROOT/source).read_text(encoding='utf-8'), source), encoding='utf-8')
-    exec_nb(ROOT/source, dest, Page)
+    try: exec_nb(ROOT/source, dest, Page)
+    except Exception as e:
+        e.add_note(f'in {source}')
+        raise
     nb = read_nb(dest)
     nb.cells[0].source = re.sub(r'output-file:.*\n', '', nb.cells[0].source) # what nbdev would name the page, it is named
-    if source.startswith('ablations/'): nb.cells += [mk_cell(md, 'markdown') for md in answers(Path(source).stem)]
+    if source.startswith('ablations/'): # the answers first, then the code that found them
+        first = next((i for i, c in enumerate(nb.cells) if c.cell_type == 'code'), len(nb.cells))
+        nb.cells[first:first] = [mk_cell(md, 'markdown') for md in answers(Path(source).stem)]
     for cell in nb.cells:
         if cell.cell_type == 'markdown': cell.source = site_links(cell.source, source)
         for out in cell.get('outputs', []):

@@ -93,6 +93,10 @@ class Study:
     @cached_property
     def floor(self)->float|None: return floor_bpb(self.splits[1])
 
+    def about(self)->dict:
+        "What every record of the study says of it."
+        return dict(study=self.name, corpus=Path(self.corpus).name, preset=self.preset, floor_bpb=self.floor)
+
     def train_config(self, seed:int)->TrainConfig:
         given = {k: getattr(self, k) for k in ('steps', 'lr') if getattr(self, k)}
         return replace(PRESETS[self.preset].train, seed=seed, **given)
@@ -168,7 +172,7 @@ def answer(study:Study, question:str)->list[dict]: # records with their metrics
     "The records of all runs that answer a question; those that are missing are run."
     jobs = study.jobs(question)
     if any(not finished(j) for j in jobs):
-        run_jobs(jobs, study.data, study.workers or os.cpu_count(), dict(study=study.name, floor_bpb=study.floor) | circumstances(), question)
+        run_jobs(jobs, study.data, study.workers or os.cpu_count(), study.about() | circumstances(), question)
     return [finished(j) for j in jobs]
 
 # %% ../nbs/16_ablation.ipynb #63d29458

@@ -47,7 +47,7 @@ def write_tokens(tok:Tokenizer,         # its ids go to the file
 def read_tokens(path:Path, dtype:str, n:int)->np.memmap: # (n,)
     "Map a token file into memory; ValueError when it does not hold `n` tokens."
     found = path.stat().st_size / np.dtype(dtype).itemsize
-    if found != n: raise ValueError(f'{path} holds {found:,.10g} tokens of {dtype}, expected {n:,}: it is damaged, make it again with `prepare`')
+    if found != n: raise ValueError(f'{path} holds {found:,.10g} {dtype} tokens, expected {n:,}: make it again with `prepare`')
     return np.memmap(path, dtype, 'r')
 
 # %% ../nbs/03_data.ipynb #e5c19d44
@@ -67,8 +67,8 @@ class Dataset:
         if not path.exists(): raise FileNotFoundError(f'{path.parent} has no meta.json, so it is no finished data: make it with `prepare`')
         meta, tok = json.loads(path.read_text()), Tokenizer.load(path.with_name('tokenizer.model'))
         if tok.fingerprint != meta['tokenizer']: raise ValueError(f'{path.parent} has another tokenizer.model than its meta.json says')
-        train, valid = (read_tokens(path.with_name(f'{split}.bin'), meta['dtype'], meta[split]['tokens']) for split in ('train', 'valid'))
-        return cls(path.parent, tok, train, valid, meta)
+        splits = (read_tokens(path.with_name(f'{split}.bin'), meta['dtype'], meta[split]['tokens']) for split in ('train', 'valid'))
+        return cls(path.parent, tok, *splits, meta)
 
     def stories(self, split:str='valid')->list[np.ndarray]: # of (n,)
         "The ids of each story, from BOS to EOS."
@@ -126,9 +126,9 @@ def permutation(n:int, seed:int, epoch:int)->np.ndarray: # (n,)
     return order
 
 def windows(n:int,          # windows in the data
-            seed:int,
+            seed:int,       # decides the order
             step:int,       # from 0
-            batch_size:int, # `B`
+            batch_size:int, # windows in the batch
            )->np.ndarray:   # (B,)
     "The windows that `step` takes."
     places = step*batch_size + np.arange(batch_size)
@@ -146,5 +146,4 @@ def batch(tokens:np.ndarray, # (N,) a split of a `Dataset`
     if n < 1: raise ValueError(f'{getattr(tokens, "filename", "the data")} has {len(tokens):,} tokens, and one window of {seq_len:,} needs '
                                f'{seq_len+1:,}: give more text or a smaller max_seq_len')
     at = windows(n, seed, step, batch_size)[:, None]*seq_len + np.arange(seq_len) # (B, T)
-    take = lambda at: torch.from_numpy(tokens[at].astype(np.int64))
-    return take(at), take(at+1)
+    return tuple(torch.from_numpy(tokens[i].astype(np.int64)) for i in (at, at+1))

@@ -130,7 +130,7 @@ def _sentence(c:Comparison, base:dict)->str:
     if c.n_pairs: text += ' Among the seeds that finished:' * ('diverged' in c.verdict) + f' {signed(c.mean)} bits per byte'
     if c.n_pairs > 1: text += f', 95 % interval {signed(c.low)} to {signed(c.high)} over {c.n_pairs} pairs'
     if c.verdict in ('worse', 'better'): text += share(abs(c.mean))
-    if c.verdict == 'cannot tell apart': text += f'. Still possible: up to {c.high:.4f} worse{share(c.high)} or {-c.low:.4f} better'
+    if c.verdict == 'cannot tell apart': text += f'. The interval allows up to {c.high:.4f} worse{share(c.high)} or {-c.low:.4f} better'
     return text + '.' * bool(c.n_pairs) + (f' Note: {c.note}.' if c.note else '')
 
 def reading(records:list, # dicts as in record.json, of one study

@@ -22,16 +22,14 @@ BOYS = 'Tom Ben Max Sam Leo Jack Tim Finn Noah Owen Paul Luke Eric Fred Hugo Ned
 SOFT = 'kite scarf blanket hat flag bag tent pillow puppet cape doll bear bunny parachute banner ribbon costume vest'.split()
 HARD = 'wagon bike truck train robot scooter cart sled tractor plane rocket crane bus boat van digger tricycle ship helicopter'.split()
 COLOURS = 'red blue green yellow purple pink white black brown gray silver golden'.split()
-SPOTS = ('under a bench|behind the wall|beside the pond|near the gate|on a flat rock|in the tall grass|by the well|below the steps|'
-    'between two bushes|next to a ladder|beside a haystack|at the foot of a tree').split('|')
+SPOTS = 'under a bench|behind the wall|beside the pond|near the gate|on a flat rock|in the tall grass|by the well|below the steps'.split('|')
 NATURES = 'kind brave quiet clever funny shy careful cheerful'.split()
 MOODS = dict(sad='happy', worried='calm', upset='cheerful', gloomy='merry', grumpy='jolly', unhappy='joyful')
-TEARS = dict( # what goes wrong with soft things: the tool, the mending, the result
-    torn='a needle and thread|sewed it|whole', muddy='soap and water|washed it|clean', soaked='a rope and two pins|hung it up|dry',
+# what goes wrong with soft and with hard things: the tool, the mending, the result
+TEARS = dict(torn='a needle and thread|sewed it|whole', muddy='soap and water|washed it|clean', soaked='a rope and two pins|hung it up|dry',
     stained='half a lemon|rubbed it|spotless', smelly='a bottle of rose water|sprayed it|fresh', frayed='a pair of scissors|trimmed it|neat')
-CRACKS = dict( # and with hard ones
-    cracked='a tube of glue|glued it|strong', squeaky='a can of oil|oiled it|quiet', scratched='a brush and paint|painted it|smooth',
-    wobbly='a small wrench|tightened it|steady', dusty='a damp cloth|wiped it|shiny', bent='a little hammer|tapped it|straight')
+CRACKS = dict(cracked='a tube of glue|glued it|strong', squeaky='a can of oil|oiled it|quiet', bent='a little hammer|tapped it|straight',
+    wobbly='a small wrench|tightened it|steady', dusty='a damp cloth|wiped it|shiny', scratched='a brush and paint|painted it|smooth')
 GIRL, BOY = (dict(zip('girl he He his His him'.split(), row.split())) for row in ('girl she She her Her her', 'boy he He his His him'))
 FEATURES = {**dict.fromkeys(GIRLS, GIRL), **dict.fromkeys(BOYS, BOY),
     **{thing: dict(trouble='{tear}', tool='{tear.tool}', mend='{tear.mend}', fine='{tear.fine}') for thing in SOFT},
@@ -111,8 +109,8 @@ def derive(choose:Callable,        # (options with weights, text so far) -> the 
     else:
         yield done + todo, trail
         return
-    held = set(memory.values())
-    weights = {option: weight for option, weight in GRAMMAR[name].items() if option not in held}
+    weights, held = GRAMMAR[name], set(memory.values())
+    if not held.isdisjoint(weights): weights = {option: weight for option, weight in weights.items() if option not in held}
     total = sum(weights.values())
     for option in choose(weights, done):
         yield from derive(choose, option + todo, memory | {name: option}, done, (*trail, (len(done), weights[option], total)))
@@ -125,7 +123,7 @@ def odds(trail:tuple)->Fraction: # exact probability of the derivation
 def _draw(rng:random.Random)->Callable: # for `derive`
     "Follow one option, drawn by weight."
     def choose(weights, done):
-        ticket = int(rng.random() * sum(weights.values()))
+        ticket = int(rng.random() * sum(weights.values())) # one lot for each unit of weight
         return [next(option for option, end in zip(weights, accumulate(weights.values())) if ticket < end)]
     return choose
 
@@ -201,6 +199,7 @@ def corpus_splits(corpus:str|Path,   # 'grammar', or a text file
                  )->tuple[Stories, Stories]: # training and validation stories
     "The two parts of a corpus; a file that cannot be used is refused here, with its name."
     whole, other = Stories(str(corpus)), Stories(str(valid))
+    if whole == other: raise ValueError(f'{valid} is to be both trained on and validated on; expected another file, or none')
     if valid:
         for stories in (whole, other): next(iter(stories)) # a file that cannot be used fails now, not in the middle of a run
         return whole, other

@@ -60,7 +60,7 @@ class Tokenizer:
 # %% ../nbs/02_tokenizer.ipynb #9b2117e9
 def train_tokenizer(stories:Iterable[str],   # the text to learn from
                     vocab_size:int,          # number of pieces, with the 3 special ones and the 256 bytes
-                    max_stories:int=100_000, # use no more than the first so many
+                    max_stories:int=50_000,  # use no more than the first so many
                    )->Tokenizer:
     "Learn a byte-pair encoding; ValueError when the text is empty, or does not allow `vocab_size`."
     # '▅' is SentencePiece's own, and a story that holds one would be left out

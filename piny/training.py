@@ -60,7 +60,8 @@ def evaluate(model:Transformer,
         with autocast(device, precision): logits = model(x.to(device))
         loss = F.cross_entropy(logits.float().flatten(0, 1), y.to(device).flatten(), reduction='none').view_as(y)
         np.add.at(nats, [i for _,i,*_ in group], loss.double().sum(1).cpu().numpy())
-    return Evaluation(nats.sum() / sum(len(s)-1 for s in stories), nats.sum() / math.log(2) / n_bytes, nats)
+    total = float(nats.sum())
+    return Evaluation(total / sum(len(s)-1 for s in stories), total / math.log(2) / n_bytes, nats)
 
 # %% ../nbs/13_training.ipynb #1ce8cf9d
 def best_precision(device:torch.device)->str:

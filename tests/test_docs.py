@@ -1,0 +1,79 @@
+"The docs site, built from a copy of the repository: complete, without dead links, and readable without the network."
+import os, shutil, subprocess, sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = 'nbs ablations piny results figures settings.ini docs.py CONTRIBUTING.md CHANGELOG.md'.split()
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    "The built site's folder."
+    root = tmp_path_factory.mktemp('docs')
+    for part in PARTS:
+        if (ROOT/part).is_dir(): shutil.copytree(ROOT/part, root/part, ignore=shutil.ignore_patterns('.*', '__pycache__'))
+        elif (ROOT/part).exists(): shutil.copy(ROOT/part, root/part)
+    path = os.pathsep.join(p for p in os.environ['PATH'].split(os.pathsep) if not (Path(p)/'quarto').exists())
+    env = dict(os.environ, PATH=path, PYTHONPATH=str(root), OMP_NUM_THREADS='1')
+    done = subprocess.run([sys.executable, 'docs.py', 'site'], cwd=root, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return root/'_docs'
+
+class Page(HTMLParser):
+    "What a page links to, loads, and offers as an anchor."
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.loads, self.ids, self.formulas, self.text = [], [], set(), 0, path.read_text(encoding='utf-8')
+        self.feed(self.text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if 'id' in attrs: self.ids.add(attrs['id'])
+        if tag == 'a' and 'href' in attrs: self.links.append(attrs['href'])
+        if tag in ('img', 'script', 'source') and 'src' in attrs: self.loads.append(attrs['src'])
+        if tag == 'link' and attrs.get('rel') == 'stylesheet': self.loads.append(attrs['href'])
+        if tag == 'span' and attrs.get('role') == 'img': self.formulas += 1
+
+@pytest.fixture(scope='module')
+def pages(site): return {p: Page(p) for p in sorted(site.rglob('*.html'))}
+
+def dead(pages):
+    "The internal links, pictures, scripts and styles that lead nowhere."
+    for path, page in pages.items():
+        for link in page.links + page.loads:
+            to = urlsplit(link)
+            if to.scheme or to.netloc: continue
+            file = (path.parent/unquote(to.path)).resolve() if to.path else path
+            if not file.is_file(): yield f'{path.name}: {link}'
+            elif to.fragment and file in pages and to.fragment not in pages[file].ids: yield f'{path.name}: {link}, no such place on the page'
+
+def test_no_link_is_dead(pages): assert not list(dead(pages))
+
+def test_dead_links_are_found(tmp_path):
+    (tmp_path/'a.html').write_text('<a href="b.html#here">1</a> <a href="b.html#there">2</a> <img src="c.png"> <a href="https://example.org">3</a>')
+    (tmp_path/'b.html').write_text('<p id="here"></p>')
+    found = list(dead({p: Page(p) for p in sorted(tmp_path.glob('*.html'))}))
+    assert found == ['a.html: b.html#there, no such place on the page', 'a.html: c.png']
+
+def test_every_notebook_and_ablation_has_a_page(site):
+    names = {p.relative_to(site).with_suffix('').as_posix() for p in site.rglob('*.html')}
+    assert {p.stem.split('_', 1)[-1] for p in (ROOT/'nbs').glob('*.ipynb')} <= names
+    assert {f'ablations/{p.stem}' for p in (ROOT/'ablations').glob('*.ipynb')} <= names
+
+def test_reading_needs_no_network(pages):
+    assert not [load for page in pages.values() for load in page.loads if urlsplit(load).netloc]
+
+def test_formulas_are_drawn(site, pages):
+    assert pages[site/'norm.html'].formulas > 1
+    assert not [path.name for path, page in pages.items() if 'class="math inline">\\(' in page.text or 'class="math display">\\[' in page.text]
+
+def test_figures_of_studies_are_shown(site):
+    for figure in ROOT.glob('figures/*/*.svg'):
+        page = site/'ablations'/f'{figure.stem}.html'
+        if page.exists(): assert f'../figures/{figure.parent.name}/{figure.name}' in page.read_text(encoding='utf-8')
+
+def test_names_in_the_text_lead_to_their_definition(pages):
+    assert all(f'id="{name.lower()}"' in ''.join(p.text for p in pages.values()) for name in ('RMSNorm', 'Transformer', 'ModelConfig'))
