@@ -109,6 +109,7 @@ def add_page(source, proc):
         nb.cells[first:first] = [mk_cell(md, 'markdown') for md in answers(Path(source).stem)]
     for cell in nb.cells:
         if cell.cell_type == 'markdown': cell.source = site_links(cell.source, source)
+        if 'outputs' in cell: cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr'] # progress bars
         for out in cell.get('outputs', []):
             if md := out.get('data', {}).get('text/markdown'): out['data']['text/markdown'] = site_links(joined(md), source)
     write_nb(nb, dest)

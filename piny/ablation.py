@@ -176,13 +176,15 @@ def answer(study:Study, question:str)->list[dict]: # records with their metrics
     return [finished(j) for j in jobs]
 
 # %% ../nbs/16_ablation.ipynb #63d29458
-def study_from(namespace:dict # a notebook's `globals()`, right after its parameters
+def study_from(namespace:dict # a notebook's `globals()`
               )->Study:
-    "The study that a notebook's parameters describe; refuses a name that is no parameter."
-    given = {k: v for k, v in namespace.items() if not k.startswith('_') and k not in ('In', 'Out')
-             and isinstance(v, (str, int, float, list, dict, tuple, type(None)))}
-    known = [f.name for f in fields(Study)]
-    for name in set(given) - set(known):
+    "The study that a notebook's parameters describe; refuses what papermill set in vain."
+    known, given = [f.name for f in fields(Study)], {}
+    for cell in namespace.get('In', ()):
+        if cell.startswith('# Parameters\n'): exec(cell, {}, given)
+    for name, value in given.items():
         near = get_close_matches(name, known, 1)
-        raise ValueError(f'unknown parameter {name!r}{f"; did you mean {near[0]!r}?" if near else ""} Known: {", ".join(known)}')
-    return Study(**given)
+        if name not in known: raise ValueError(f'unknown parameter {name!r}{f", did you mean {near[0]!r}" if near else ""}? known: {", ".join(known)}')
+        if namespace[name] != value: raise ValueError(f"{name} was given as {value!r}, and the notebook's own cell set it to {namespace[name]!r} after "
+                                                      "that: that cell has lost its tag `parameters`")
+    return Study(**{name: namespace[name] for name in known if name in namespace})

@@ -22,8 +22,8 @@ def caption(by:dict, # variant to seed to record
     span = lambda key, rs: ' to '.join(dict.fromkeys(f'{f(r[key] for r in rs) / 1e6:.3g}M' for f in (min, max)))
     what = (f"Study {runs[0]['study']}: {span('n_params', runs)} parameters, {span('tokens', whole)} tokens a run, "
             + seed_list(set().union(*by.values())))
-    how = 'Bars and ±: 95 % t-interval over paired seeds, each for its own comparison; hollow: it holds zero. Dots: single seeds'
-    return '\n'.join(wrap('. '.join([what, how, *filter(None, notes)]) + '.', 88))
+    how = 'Bars, ±: 95\N{NO-BREAK SPACE}% t-interval over paired seeds, per comparison; hollow: holds 0; dots: seeds'
+    return '\n'.join(line for text in (what, how, '. '.join(n[:1].upper() + n[1:] for n in notes if n)) if text for line in wrap(text + '.', 90))
 
 # %% ../nbs/19_figures.ipynb #76e50afa
 def _finish(fig, title:str, text:str):
@@ -43,7 +43,7 @@ def draw_question(records:list, # dicts as in record.json, each with its `metric
     by = arms(records, ['baseline', *variants])
     comparisons = [compare(records, v) for v in by if v != 'baseline']
     looks = dict(baseline=BASELINE) | {c.variant: look(i) for i, c in enumerate(comparisons)}
-    row = .56 + .14 * max(len(wrap(display_name(c.variant), 24)) for c in comparisons)
+    row = .6 + .14 * max(len(wrap(display_name(c.variant), 24)) for c in comparisons)
     with plt.style.context(STYLE):
         fig, (left, right) = plt.subplots(1, 2, figsize=(5.2, max(3.3, 1.75 + row * len(comparisons))), layout='constrained', width_ratios=(1, 1.4))
         draw_curves(left, by, looks)
@@ -69,8 +69,8 @@ def draw_overview(records:list,   # dicts as in record.json, of one study
     names = ['\n'.join(wrap(display_name(v), 20)) for v, _ in rows]
     row = max(.3, *(.16 * (n.count('\n') + 1) for n in names))
     with plt.style.context(STYLE):
-        fig, ax = plt.subplots(figsize=(5.2, 1.7 + row * len(rows)), layout='constrained')
-        draw_differences(ax, comparisons, dict.fromkeys(by, look(0)))
+        fig, ax = plt.subplots(figsize=(5.6, 1.7 + row * len(rows)), layout='constrained')
+        draw_differences(ax, comparisons, dict.fromkeys(by, look(0)), size=5)
         ax.set_yticks(range(len(rows)), names)
         ax.tick_params(axis='y', length=0)
         for y, (c, label) in enumerate(zip(comparisons, ax.get_yticklabels())):

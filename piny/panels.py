@@ -42,7 +42,7 @@ BASELINE = dict(color='black', ls='-', marker='')
 # %% ../nbs/18_panels.ipynb #690f72f1
 STYLE = ['default', {**sns.axes_style('ticks'), 'font.family': 'DejaVu Sans', 'font.size': 9, 'xtick.labelsize': 8.5,
          'ytick.labelsize': 8.5, 'axes.titlesize': 8.5, 'axes.titlelocation': 'left', 'axes.spines.top': False,
-         'axes.spines.right': False, 'axes.edgecolor': '0.3', 'axes.linewidth': .8, 'figure.dpi': 110}]
+         'axes.spines.right': False, 'axes.edgecolor': '0.3', 'axes.linewidth': .8, 'figure.dpi': 100}]
 
 # %% ../nbs/18_panels.ipynb #0b8e42a3
 def _points(r:dict)->np.ndarray:
@@ -71,38 +71,41 @@ def draw_curves(ax,            # matplotlib axes
         ax.axhline(floor, color='0.35', ls=(0, (4, 2)), lw=1)
         ax.annotate('floor: best possible loss', (left, floor), xytext=(4, 3), textcoords='offset points', fontsize=8.5, color='0.25')
     ax.set(xlabel='tokens seen', ylabel='validation loss, bits per byte', xlim=(left, last + .04 * (last - left)), ylim=(low, high))
-    ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     ax.xaxis.set_major_formatter(lambda x, _: f'{x / 1e6:g}M')
 
 # %% ../nbs/18_panels.ipynb #6029490f
 def _ends(comparisons:list)->tuple:
-    "Ends of the axis: around zero and all arms, without those that reach 30 times as far as the (lower) median arm."
+    "Ends of the axis: around zero and all arms, without those that reach 16 times as far as the (lower) median arm."
     spans = [[x for x in (0, *c.diffs, c.low, c.high) if np.isfinite(x)] for c in comparisons]
-    reach = sorted(max(map(abs, xs)) for xs in spans if any(xs)) or [.01]
-    shown = [x for xs in spans for x in xs if max(map(abs, xs)) <= 30 * reach[(len(reach) - 1) // 2]]
+    reach = sorted(max(map(abs, xs)) for xs, c in zip(spans, comparisons) if c.n_pairs > 1 and any(xs)) or [np.inf]
+    shown = [x for xs in spans for x in xs if max(map(abs, xs)) <= 16 * reach[(len(reach) - 1) // 2]]
     pad = .12 * (np.ptp(shown) or .01)
     return min(shown) - pad, max(shown) + pad
 
-def _draw_interval(ax, c, y:float, look:dict, ends:tuple):
+def _draw_interval(ax, c, y:float, look:dict, ends:tuple, size:float):
     "Seeds, interval and mean of one comparison, arrows where they leave the axis."
     below = ax.transData + ScaledTranslation(0, -6 / 72, ax.figure.dpi_scale_trans)
     ax.plot(c.diffs, [y] * c.n_pairs, 'o', ms=3, mew=0, color=look['color'], transform=below)
     ax.plot([c.low, c.high], [y, y], lw=1.8, color=look['color'], solid_capstyle='butt')
     face = look['color'] if c.verdict in ('worse', 'better') else 'white'
-    ax.plot(c.mean, y, look['marker'], ms=6.5, mew=1.4, mec=look['color'], mfc=face, zorder=6)
+    ax.plot(c.mean, y, look['marker'], ms=size, mew=1.4, mec=look['color'], mfc=face, zorder=6)
     for end, mark, out in zip(ends, '<>', (np.nanmin([c.low, c.mean]) < ends[0], np.nanmax([c.high, c.mean]) > ends[1])):
         if out: ax.plot(end, y, mark, ms=7, color=look['color'], clip_on=False, zorder=6)
 
 def draw_differences(ax,               # matplotlib axes
                      comparisons:list, # a row each, from the top; None for an empty row
-                     looks:dict):      # variant to line properties
+                     looks:dict,       # variant to line properties
+                     size:float=6.5):  # of the markers, in points
     "Differences to the baseline with 95 % intervals; the zero line is the baseline."
     ends = _ends([c for c in comparisons if c])
     ax.axvline(0, color=BASELINE['color'], lw=1.2, zorder=0)
     for y, c in enumerate(comparisons):
-        if c and c.n_pairs: _draw_interval(ax, c, y, looks[c.variant], ends)
-    ax.set(xlim=ends, ylim=(len(comparisons) - .4, -.6), yticks=[], xlabel='difference, bits per byte\n← better        worse →')
-    ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        if c and c.n_pairs: _draw_interval(ax, c, y, looks[c.variant], ends, size)
+    ax.set(xlim=ends, ylim=(len(comparisons) - .4, -.6), yticks=[], xlabel='difference, bits per byte')
+    for x, side, text in ((0, 'left', '← better'), (1, 'right', 'worse →')):
+        ax.annotate(text, (x, 0), xycoords='axes fraction', xytext=(0, -32), textcoords='offset points', ha=side, va='top')
+    ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     ax.spines.left.set_visible(False)
 
 # %% ../nbs/18_panels.ipynb #578aba16

@@ -58,9 +58,9 @@ class Tokenizer:
     def __repr__(self): return f'Tokenizer({self.vocab_size:,} pieces, {self.fingerprint[:12]})'
 
 # %% ../nbs/02_tokenizer.ipynb #9b2117e9
-def train_tokenizer(stories:Iterable[str],   # the text to learn from
-                    vocab_size:int,          # number of pieces, with the 3 special ones and the 256 bytes
-                    max_stories:int=50_000,  # use no more than the first so many
+def train_tokenizer(stories:Iterable[str],  # the text to learn from
+                    vocab_size:int,         # number of pieces, with the 3 special ones and the 256 bytes
+                    max_stories:int=50_000, # use no more than the first so many
                    )->Tokenizer:
     "Learn a byte-pair encoding; ValueError when the text is empty, or does not allow `vocab_size`."
     # '▅' is SentencePiece's own, and a story that holds one would be left out

@@ -24,14 +24,15 @@ def name(path): return path.relative_to(ROOT).as_posix() if path.is_relative_to(
 
 # -- made from the notebooks: cleaning, exporting and the README leave nothing to do
 
-MAKERS = dict(clean=['nbdev_clean', 'nbdev_clean --fname ablations'], export=['nbdev_export'], readme=['python docs.py readme'])
+MAKERS = dict(clean=['nbdev_clean', 'nbdev_clean --fname ablations', 'nbdev_clean --fname results'], export=['nbdev_export'], readme=['python docs.py readme'])
 
 @pytest.fixture
 def copy(tmp_path):
     "A copy of what the makers read and write, so that they never touch the repository itself."
-    for part in 'nbs ablations piny settings.ini docs.py README.md'.split():
-        if (ROOT/part).is_dir(): shutil.copytree(ROOT/part, tmp_path/part, ignore=shutil.ignore_patterns('.*', '__pycache__'))
+    for part in 'nbs ablations results piny settings.ini docs.py README.md'.split():
+        if (ROOT/part).is_dir(): shutil.copytree(ROOT/part, tmp_path/part, ignore=shutil.ignore_patterns('.*', '__pycache__', '*-quick'))
         elif (ROOT/part).exists(): shutil.copy(ROOT/part, tmp_path/part)
+    (tmp_path/'results').mkdir(exist_ok=True)
     return tmp_path
 
 def contents(root): return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob('*')) if p.is_file() and '__pycache__' not in p.parts}
@@ -152,6 +153,22 @@ def test_runs_without_the_tools_of_development():
     program = f'import sys; sys.modules.update(dict.fromkeys({tools!r})); import {", ".join(modules)}'
     done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# -- notebooks share a process: nbdev_test runs many of them in one
+
+LASTING = re.compile(r'^torch\.(?:set_grad_enabled|set_default_\w+|use_deterministic_algorithms)\(', re.M)
+
+def lasting(path): return [m[0] for c in code(path) for m in LASTING.finditer(c)]
+
+def test_notebooks_leave_torch_as_it_was():
+    left = {path.name: lasting(path) for path in NOTEBOOKS if lasting(path)}
+    assert not left, f'{left} holds on for the notebook tested next: use `with torch.no_grad():`'
+
+def test_lasting_settings_are_found(tmp_path):
+    path = tmp_path/'00_a.ipynb'
+    path.write_text(json.dumps(dict(cells=[dict(cell_type='code', source='x = 1\ntorch.set_grad_enabled(False);\nwith torch.no_grad(): x')])))
+    assert lasting(path) == ['torch.set_grad_enabled(']
 
 
 # -- nothing is forgotten
