@@ -24,7 +24,6 @@ readme: $(READY) ## write README.md from nbs/index.ipynb
 prepare: $(READY) ## after changing a notebook: clean all, export piny/, write README.md
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_clean --fname ablations
-	$(BIN)/nbdev_clean --fname results
 	$(BIN)/nbdev_export
 	$(BIN)/python docs.py readme
 

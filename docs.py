@@ -14,6 +14,9 @@ from nbdev.config import get_config
 from nbdev.process import Processor
 from nbdev.processors import FilterDefaults
 from nbdev.serve_drv import exec_nb
+from piny.ablation import QUESTIONS
+from piny.record import load_records
+from piny.statistics import comparison_table, reading
 
 ROOT = Path(__file__).resolve().parent
 warnings.filterwarnings('error', 'Found cells containing imports and other code') # nbdev would run them for the docs
@@ -56,13 +59,12 @@ def readme(page='nbs/index.ipynb'):
 
 def site_path(path):
     "Where a file of the repository is on the site: `nbs/04_norm.ipynb` is `norm.ipynb`, and from there `norm.html`."
-    path = re.sub(r'^results/([^/]+)/notebooks/', r'ablations/\1/', path).removeprefix('nbs/')
-    return re.sub(r'(^|/)\d+[a-z]*_(?=[^/]+\.ipynb)', r'\1', path).replace('README.md', 'index.md')
+    return re.sub(r'(^|/)\d+[a-z]*_(?=[^/]+\.ipynb)', r'\1', path.removeprefix('nbs/')).replace('README.md', 'index.md')
 
 @cache
 def sources():
     "The notebooks and pages that the site shows, seen from the root of the repository."
-    globs = 'nbs/**/*.ipynb', 'ablations/*.ipynb', 'results/*/notebooks/*.ipynb', 'ablations/README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'
+    globs = 'nbs/**/*.ipynb', 'ablations/*.ipynb', 'ablations/README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'
     found = (p.relative_to(ROOT) for g in globs for p in sorted(ROOT.glob(g)))
     return [p.as_posix() for p in found if not any(part.startswith(('.', '_')) for part in p.parts)]
 
@@ -73,7 +75,7 @@ def site_links(text, page):
         path, hash, anchor = m[2].partition('#')
         path = target(path, page)
         if path in sources() or path.startswith('figures/'): path = posixpath.relpath(site_path(path), here)
-        elif page.startswith('nbs/'): path = f'{cfg.git_url}/blob/{cfg.branch}/{path}'
+        else: path = f'{cfg.git_url}/blob/{cfg.branch}/{path}'
         return m[1] + path + hash + anchor
     return LINK.sub(link, text).replace(f'{cfg.doc_host}{cfg.doc_baseurl}', posixpath.relpath('.', here))
 
@@ -88,10 +90,17 @@ class bare_headings(Processor):
             heading = [f'### {n}' if n == names[0] else f'[]{{#{n.lower()}}}' for n in names]
             cells[i:i+1+len(docs)] = [*[mk_cell('\n\n'.join(heading), 'markdown')][:len(docs)], cells[i]]
 
+class title_alone(Processor):
+    "The title and the sentence below it in a cell of their own: nbdev takes that whole cell for the head of the page."
+    def begin(self):
+        cell = self.nb.cells[0]
+        head, rest = re.match(r'((?:# .*\n*)?(?:>.*\n*)*)([\s\S]*)', cell.source).groups()
+        if head and rest: self.nb.cells[:1] = [mk_cell(head, 'markdown'), mk_cell(rest, 'markdown')]
+
 class Page(FilterDefaults):
-    "nbdev's own processing of a notebook for the docs, with `bare_headings`."
+    "nbdev's own processing of a notebook for the docs, with the two above."
     def base_procs(self):
-        return [p for p in super().base_procs() if p.__name__ not in ('add_fold', 'mv_exports')] + [bare_headings]
+        return [title_alone, *(p for p in super().base_procs() if p.__name__ not in ('add_fold', 'mv_exports')), bare_headings]
 
 def add_page(source, proc):
     "Process one notebook or Markdown file of the repository into `proc`."
@@ -115,12 +124,13 @@ def add_page(source, proc):
     write_nb(nb, dest)
 
 def answers(question):
-    "The figure of each study that has one, and the way to the executed notebook where there is one."
+    "What each study found, from its figure and its records, as Markdown."
     for figure in sorted(ROOT.glob(f'figures/*/{question}.svg')):
-        study = figure.parent.name
-        executed = f'results/{study}/notebooks/{question}.ipynb'
-        yield f'## In the study {study}\n\n![Curves and differences of the question {question} in the study {study}](../figures/{study}/{question}.svg)'
-        if executed in sources(): yield f'[The table and its reading](../{executed})'
+        study, variants = figure.parent.name, list(QUESTIONS[question])
+        records = load_records(ROOT/'results'/study)
+        yield f'## In the study {study}\n\n![](../figures/{study}/{figure.name}){{fig-alt="{question} in the study {study}"}}'
+        yield f'<div class="cell-output-display">\n{comparison_table(records, variants).to_html(index=False, border=0)}\n</div>'
+        yield reading(records, variants)
 
 def draw_formulas(page):
     "Put drawn formulas where smalldocs leaves TeX to a script from the web."

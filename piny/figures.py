@@ -9,7 +9,7 @@ __all__ = ['caption', 'draw_question', 'draw_overview', 'save_figure']
 from pathlib import Path
 from textwrap import wrap
 import matplotlib.pyplot as plt
-from .panels import BASELINE, STYLE, baseline_name, display_name, draw_curves, draw_differences, draw_words, look, numbers
+from .panels import BASELINE, STYLE, baseline_name, display_name, draw_curves, draw_differences, draw_words, look, numbers, short
 from .statistics import arms, compare, finished, seed_list
 
 # %% ../nbs/19_figures.ipynb #1c53b3aa
@@ -19,18 +19,21 @@ def caption(by:dict, # variant to seed to record
     "Study, parameters, tokens and seeds of the runs, and what the bars mean."
     runs = [r for rs in by.values() for r in rs.values()]
     whole = [r for r in runs if finished(r)] or runs
-    span = lambda key, rs: ' to '.join(dict.fromkeys(f'{f(r[key] for r in rs) / 1e6:.3g}M' for f in (min, max)))
+    span = lambda key, rs: ' to '.join(dict.fromkeys(short(f(r[key] for r in rs)) for f in (min, max)))
     what = (f"Study {runs[0]['study']}: {span('n_params', runs)} parameters, {span('tokens', whole)} tokens a run, "
             + seed_list(set().union(*by.values())))
     how = 'Bars, ±: 95\N{NO-BREAK SPACE}% t-interval over paired seeds, per comparison; hollow: holds 0; dots: seeds'
     return '\n'.join(line for text in (what, how, '. '.join(n[:1].upper() + n[1:] for n in notes if n)) if text for line in wrap(text + '.', 90))
 
 # %% ../nbs/19_figures.ipynb #76e50afa
-def _finish(fig, title:str, text:str):
-    "Title above, caption below."
-    fig.suptitle(title[:1].upper() + title[1:], x=.01, ha='left', fontsize=10.5, fontweight='bold')
-    fig.supxlabel(text, x=.01, ha='left', fontsize=8, color='0.2')
+def _canvas(height:float, title:str, text:str):
+    "A figure 5.4 inches wide, title above, caption below. Not in the style's context: pyplot's start would be undone with it."
+    fig = plt.figure(figsize=(5.4, height), dpi=100, facecolor='white')
     plt.close(fig)     # a notebook shows what a cell returns; left open, the figure would come twice
+    with plt.style.context(STYLE):
+        fig.set_layout_engine('constrained')
+        fig.suptitle(title[:1].upper() + title[1:], x=.01, ha='left', fontsize=10.5, fontweight='bold')
+        fig.supxlabel(text, x=.01, ha='left', fontsize=8, color='0.2')
     return fig
 
 def _baseline(by:dict)->str: return baseline_name(next(iter(by['baseline'].values())))
@@ -44,13 +47,14 @@ def draw_question(records:list, # dicts as in record.json, each with its `metric
     comparisons = [compare(records, v) for v in by if v != 'baseline']
     looks = dict(baseline=BASELINE) | {c.variant: look(i) for i, c in enumerate(comparisons)}
     row = .6 + .14 * max(len(wrap(display_name(c.variant), 24)) for c in comparisons)
+    fig = _canvas(max(3.3, 1.75 + row * len(comparisons)), display_name(question), caption(by, *(c.note for c in comparisons)))
     with plt.style.context(STYLE):
-        fig, (left, right) = plt.subplots(1, 2, figsize=(5.2, max(3.3, 1.75 + row * len(comparisons))), layout='constrained', width_ratios=(1, 1.4))
+        left, right = fig.subplots(1, 2, width_ratios=(1, 1.4))
         draw_curves(left, by, looks)
         draw_differences(right, comparisons, looks)
         draw_words(right, comparisons, looks)
         right.set_title('\n'.join(wrap(_baseline(by), 40)))
-        return _finish(fig, display_name(question), caption(by, *(c.note for c in comparisons)))
+    return fig
 
 # %% ../nbs/19_figures.ipynb #99973934
 def _column(ax, y:float, points:float, text:str):
@@ -68,18 +72,20 @@ def draw_overview(records:list,   # dicts as in record.json, of one study
     comparisons = [None if head else compare(records, v) for v, head in rows]
     names = ['\n'.join(wrap(display_name(v), 20)) for v, _ in rows]
     row = max(.3, *(.16 * (n.count('\n') + 1) for n in names))
+    notes = [c.note for c in comparisons if c] + [f"Not run: {', '.join(missing)}"] * bool(missing)
+    fig = _canvas(1.7 + row * len(rows), 'All variants against the baseline', caption(by, *notes))
     with plt.style.context(STYLE):
-        fig, ax = plt.subplots(figsize=(5.6, 1.7 + row * len(rows)), layout='constrained')
+        ax = fig.subplots()
         draw_differences(ax, comparisons, dict.fromkeys(by, look(0)), size=5)
+        ax.locator_params(axis='x', nbins=4)
         ax.set_yticks(range(len(rows)), names)
         ax.tick_params(axis='y', length=0)
         for y, (c, label) in enumerate(zip(comparisons, ax.get_yticklabels())):
             if c is None: label.set_fontweight('bold'); ax.axhline(y - .5, color='0.85', lw=.8 * (y > 0), zorder=-1); continue
             _column(ax, y, 6, numbers(c))
-            _column(ax, y, 90, c.verdict.replace(' in ', ' in\n').replace(': ', ':\n'))
+            _column(ax, y, 95, c.verdict.replace(' in ', ' in\n').replace(': ', ':\n'))
         ax.set_title(_baseline(by))
-        notes = [c.note for c in comparisons if c] + [f"Not run: {', '.join(missing)}"] * bool(missing)
-        return _finish(fig, 'All variants against the baseline', caption(by, *notes))
+    return fig
 
 # %% ../nbs/19_figures.ipynb #3cf94244
 def save_figure(fig,  # a figure of this module

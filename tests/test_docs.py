@@ -1,5 +1,5 @@
 "The docs site, built from a copy of the repository: complete, without dead links, and readable without the network."
-import os, shutil, subprocess, sys
+import json, os, re, shutil, subprocess, sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -63,6 +63,19 @@ def test_every_notebook_and_ablation_has_a_page(site):
     assert {p.stem.split('_', 1)[-1] for p in (ROOT/'nbs').glob('*.ipynb')} <= names
     assert {f'ablations/{p.stem}' for p in (ROOT/'ablations').glob('*.ipynb')} <= names
 
+def prose(path):
+    "The longest run of plain words of each Markdown cell that the site shows."
+    for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+        text = ' '.join(''.join(cell['source']).split())
+        runs = re.findall(r'[A-Za-z]+(?: [A-Za-z]+){3,}', text)
+        if cell['cell_type'] == 'markdown' and runs: yield max(runs, key=len)
+
+def test_no_prose_is_lost(site, pages):
+    for path in [*ROOT.glob('nbs/*.ipynb'), *ROOT.glob('ablations/*.ipynb')]:
+        page = site/('ablations' if path.parent.name == 'ablations' else '.')/f"{re.sub(r'^[0-9]+_', '', path.stem)}.html"
+        shown = ' '.join(re.sub(r'<[^>]+>', '', pages[page].text).split())
+        assert not [words for words in prose(path) if words not in shown], path.name
+
 def test_reading_needs_no_network(pages):
     assert not [load for page in pages.values() for load in page.loads if urlsplit(load).netloc]
 
@@ -70,10 +83,10 @@ def test_formulas_are_drawn(site, pages):
     assert pages[site/'norm.html'].formulas > 1
     assert not [path.name for path, page in pages.items() if 'class="math inline">\\(' in page.text or 'class="math display">\\[' in page.text]
 
-def test_figures_of_studies_are_shown(site):
+def test_questions_show_what_studies_found(site, pages):
     for figure in ROOT.glob('figures/*/*.svg'):
-        page = site/'ablations'/f'{figure.stem}.html'
-        if page.exists(): assert f'../figures/{figure.parent.name}/{figure.name}' in page.read_text(encoding='utf-8')
+        page = pages.get(site/'ablations'/f'{figure.stem}.html')
+        if page: assert f'../figures/{figure.parent.name}/{figure.name}' in page.loads and 'class="dataframe"' in page.text
 
 def test_names_in_the_text_lead_to_their_definition(pages):
     assert all(f'id="{name.lower()}"' in ''.join(p.text for p in pages.values()) for name in ('RMSNorm', 'Transformer', 'ModelConfig'))

@@ -24,15 +24,14 @@ def name(path): return path.relative_to(ROOT).as_posix() if path.is_relative_to(
 
 # -- made from the notebooks: cleaning, exporting and the README leave nothing to do
 
-MAKERS = dict(clean=['nbdev_clean', 'nbdev_clean --fname ablations', 'nbdev_clean --fname results'], export=['nbdev_export'], readme=['python docs.py readme'])
+MAKERS = dict(clean=['nbdev_clean', 'nbdev_clean --fname ablations'], export=['nbdev_export'], readme=['python docs.py readme'])
 
 @pytest.fixture
 def copy(tmp_path):
     "A copy of what the makers read and write, so that they never touch the repository itself."
-    for part in 'nbs ablations results piny settings.ini docs.py README.md'.split():
-        if (ROOT/part).is_dir(): shutil.copytree(ROOT/part, tmp_path/part, ignore=shutil.ignore_patterns('.*', '__pycache__', '*-quick'))
+    for part in 'nbs ablations piny settings.ini docs.py README.md'.split():
+        if (ROOT/part).is_dir(): shutil.copytree(ROOT/part, tmp_path/part, ignore=shutil.ignore_patterns('.*', '__pycache__'))
         elif (ROOT/part).exists(): shutil.copy(ROOT/part, tmp_path/part)
-    (tmp_path/'results').mkdir(exist_ok=True)
     return tmp_path
 
 def contents(root): return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob('*')) if p.is_file() and '__pycache__' not in p.parts}
