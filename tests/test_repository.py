@@ -156,18 +156,21 @@ def test_runs_without_the_tools_of_development():
 
 # -- notebooks share a process: nbdev_test runs many of them in one
 
-LASTING = re.compile(r'^torch\.(?:set_grad_enabled|set_default_\w+|use_deterministic_algorithms)\(', re.M)
+def grad_enabled(path):
+    "Whether the notebook ends with gradients enabled, as it began."
+    return (re.findall(r'^torch\.set_grad_enabled\((\w+)\)', '\n'.join(code(path)), re.M) or ['True'])[-1] == 'True'
 
-def lasting(path): return [m[0] for c in code(path) for m in LASTING.finditer(c)]
+def test_notebooks_leave_gradients_enabled():
+    left = [path.name for path in NOTEBOOKS if not grad_enabled(path)]
+    assert not left, f'{left} disable gradients for the notebooks tested next: end with a hidden cell torch.set_grad_enabled(True)'
 
-def test_notebooks_leave_torch_as_it_was():
-    left = {path.name: lasting(path) for path in NOTEBOOKS if lasting(path)}
-    assert not left, f'{left} holds on for the notebook tested next: use `with torch.no_grad():`'
-
-def test_lasting_settings_are_found(tmp_path):
+def test_disabled_gradients_are_found(tmp_path):
     path = tmp_path/'00_a.ipynb'
-    path.write_text(json.dumps(dict(cells=[dict(cell_type='code', source='x = 1\ntorch.set_grad_enabled(False);\nwith torch.no_grad(): x')])))
-    assert lasting(path) == ['torch.set_grad_enabled(']
+    def after(*sources):
+        path.write_text(json.dumps(dict(cells=[dict(cell_type='code', source=s, metadata={}) for s in sources])))
+        return grad_enabled(path)
+    assert after('import torch') and after('torch.set_grad_enabled(False);', 'x', 'torch.set_grad_enabled(True);')
+    assert not after('torch.set_grad_enabled(False);', 'with torch.set_grad_enabled(True): x')
 
 
 # -- nothing is forgotten
