@@ -194,6 +194,13 @@ class Stories:
         if self.name != 'grammar': return islice(read_stories(self.name), self.start, self.stop)
         return grammar_stories((self.stop or N_GRAMMAR) - self.start, GRAMMAR_SEED, first=self.start)
 
+    @property
+    def stamp(self)->str: # cheap to have, unlike a fingerprint of all the text
+        "Changes whenever the text may have changed: size and time of a file; the first stories of the grammar."
+        if self.name == 'grammar': source = ''.join(grammar_stories(50, GRAMMAR_SEED))
+        else: source = f'{Path(self.name).absolute()} {Path(self.name).stat().st_size} {Path(self.name).stat().st_mtime_ns}'
+        return f'{source} {self.start} {self.stop}'
+
 def corpus_splits(corpus:str|Path,   # 'grammar', or a text file
                   valid:str|Path='', # a text file; empty: the last 5 % of the stories of `corpus`
                  )->tuple[Stories, Stories]: # training and validation stories
