@@ -11,10 +11,10 @@ lib, readme = ini['lib_name'], ROOT/'README.md'
 
 setup(
     name=lib, version=ini['version'], description=ini['description'], keywords=ini['keywords'],
-    long_description=readme.read_text(encoding='utf-8') if readme.exists() else '',
+    long_description=readme.read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
-    author=ini['author'], author_email=ini['author_email'], license=ini['license'], url=ini['git_url'],
-    packages=find_packages(include=[lib, f'{lib}.*']), include_package_data=True, zip_safe=False,
+    author=ini['author'], license=ini['license'], url=ini['git_url'],
+    packages=find_packages(include=[lib, f'{lib}.*']), zip_safe=False,
     python_requires=f">={ini['min_python']}",
     install_requires=ini['requirements'].split(),
     extras_require=dict(dev=ini['dev_requirements'].split()),

@@ -6,7 +6,7 @@
 __all__ = ['PRESETS', 'choose', 'ModelConfig', 'TrainConfig', 'Preset', 'find_root']
 
 # %% ../nbs/00_config.ipynb #bbf8f9ec
-from dataclasses import dataclass, asdict, replace, fields
+from dataclasses import dataclass
 from pathlib import Path
 from fastcore.foundation import Config
 
@@ -60,7 +60,7 @@ class TrainConfig:
     batch_size:int=128           # sequences of `max_seq_len` tokens in a step
     lr:float=9e-4                # peak learning rate
     warmup:int=50                # steps of linear warm-up
-    decay_steps:int=0            # step at which the cosine ends; 0: the last one
+    decay_steps:int=0            # step at which the cosine ends; 0: `steps`
     min_lr_ratio:float=0.1       # where the cosine ends, as a share of `lr`
     weight_decay:float=0.1       # on matrices only
     beta1:float=0.9              # AdamW's decay of the mean gradient

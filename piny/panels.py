@@ -15,8 +15,8 @@ from textwrap import wrap
 from .statistics import finished, signed
 
 # %% ../nbs/19_panels.ipynb #a885d81b
-NAMES = dict(rope='RoPE', alibi='ALiBi', learned='learned positions', rmsnorm='RMSNorm', layernorm='LayerNorm', swiglu='SwiGLU',
-             geglu='GeGLU', reglu='ReGLU', gelu='GELU', silu='SiLU', relu='ReLU', gqa='GQA', mha='MHA', mqa='MQA')
+NAMES = dict(rope='RoPE', learned='learned positions', rmsnorm='RMSNorm', layernorm='LayerNorm', swiglu='SwiGLU',
+             geglu='GeGLU', gelu='GELU', silu='SiLU', relu='ReLU', gqa='GQA', mha='MHA', mqa='MQA')
 
 def display_name(name:str # of a variant or a part, as in `no_rope`
                 )->str:

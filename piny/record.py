@@ -22,7 +22,7 @@ def run_key(model:ModelConfig,
             train:TrainConfig,
             fingerprints:dict, # of the texts and the tokenizer
            )->str:             # twelve hexadecimal digits
-    "A name for all that decides a run's outcome."
+    "A name for the configuration, the seed and the data of a run."
     decides = dict(model=changed_fields(model), train=changed_fields(train), fingerprints=fingerprints)
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
 

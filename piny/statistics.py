@@ -25,7 +25,7 @@ def _settings(r:dict)->dict:
     "All that decides a run's outcome besides its seed, flat."
     parts = dict(model=r['config']['model'], train=r['config']['train'], fingerprints=r['fingerprints'])
     flat = {f'{part}.{k}': v for part, fields in parts.items() for k, v in fields.items() if k != 'seed'}
-    return dict(study=r['study'], precision=r.get('decided', {}).get('precision'), **flat)
+    return dict(study=r['study'], **{f'decided.{k}': v for k, v in r.get('decided', {}).items() if k != 'threads'}, **flat)
 
 def _check_same(a:dict, b:dict):
     "Refuse two records that differ in more than their seed and, between variants, their model."

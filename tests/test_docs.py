@@ -88,5 +88,5 @@ def test_questions_show_what_studies_found(site, pages):
         page = pages.get(site/'ablations'/f'{figure.stem}.html')
         if page: assert f'../figures/{figure.parent.name}/{figure.name}' in page.loads and 'class="dataframe"' in page.text
 
-def test_names_in_the_text_lead_to_their_definition(pages):
+def test_definitions_have_anchors(pages):
     assert all(f'id="{name.lower()}"' in ''.join(p.text for p in pages.values()) for name in ('RMSNorm', 'Transformer', 'ModelConfig'))

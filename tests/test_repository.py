@@ -89,6 +89,14 @@ def papermill_faults(path):
     if any(re.search(r'^\w+\s*:[^=]+\|', source(c), re.M) for c in tagged): yield 'papermill cannot read an annotation with |: write `lr = 0.0 # help`'
 
 @pytest.mark.parametrize('path', ABLATIONS, ids=name)
+def test_parameters_are_those_of_a_study(path):
+    from piny.study import Study
+    declared = {}
+    for c in cells(path):
+        if 'parameters' in c['metadata'].get('tags', []): exec(source(c), {}, declared)
+    assert declared == vars(Study())
+
+@pytest.mark.parametrize('path', ABLATIONS, ids=name)
 def test_papermill_can_run(path):
     faults = list(papermill_faults(path))
     assert not faults, f'{name(path)}: {"; ".join(faults)}'

@@ -1,9 +1,10 @@
 "The ablation notebooks as they are really run: by papermill and piny_ablate, in processes that can be killed."
-import json, os, shutil, signal, subprocess, sys, time
+import json, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
 import papermill, psutil, pytest
 from papermill.exceptions import PapermillExecutionError
+from piny.record import load_records
 from piny.stories import grammar_stories
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,7 +23,9 @@ def repo(tmp_path, monkeypatch):
 def ablate(*args): return subprocess.run([*ABLATE, *args], capture_output=True, text=True, timeout=300)
 
 def records(folder):
-    found = [json.loads(p.read_text()) for p in sorted(folder.glob('*/record.json'))]
+    "What the runs found out: records with their metrics, and the loss of each story."
+    found = load_records(folder)
+    for r in found: r['stories'] = (folder/f"{r['variant']}-{r['seed']}-{r['key']}"/'stories.npy').read_bytes()
     return {(r['variant'], r['seed']): {k: v for k, v in r.items() if k not in MEASURED} for r in found}
 
 
@@ -76,16 +79,16 @@ def test_sigkill_and_again(repo):
 # -- commands typed wrong
 
 @pytest.mark.parametrize('args, says', [(['postion'], "unknown question 'postion'; known: position"), (['--sedes', '3'], 'unrecognized arguments: --sedes'),
-                                        (['--corpus', 'empty.txt'], 'empty.txt'), (['--corpus', 'tales.txt', '--preset', 'piny'], 'vocab_size')])
+                                        (['--corpus', 'empty.txt'], 'empty.txt'), (['--corpus', 'short.txt'], 'short.txt'),
+                                        (['--corpus', 'tales.txt', '--preset', 'piny'], 'vocab_size')])
 def test_a_bad_command(repo, args, says):
-    (repo/'empty.txt').write_text('')
+    (repo/'empty.txt').write_text(''); (repo/'short.txt').write_text('One day.\nTwo days.\n')
     out = ablate(*args)
     assert out.returncode != 0 and says in out.stderr and 'Traceback' not in out.stderr, out.stderr
 
 
 def test_compiled_training(tmp_path):
     "A compiled model learns what the plain one learns."
-    import torch
     from piny.config import ModelConfig, TrainConfig
     from piny.data import prepare
     from piny.model import Transformer
