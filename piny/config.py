@@ -88,7 +88,7 @@ class Preset:
 
 PRESETS = dict(
     quick = Preset(ModelConfig(vocab_size=1_024, dim=64, n_layers=2, n_heads=4, n_kv_heads=2, hidden_dim=176, max_seq_len=128),
-                   TrainConfig(steps=280, batch_size=8, lr=1e-2, warmup=20, eval_every=70)),
+                   TrainConfig(steps=280, batch_size=8, lr=1e-2, warmup=80, eval_every=70)),
     small = Preset(ModelConfig(vocab_size=2_048, dim=128, n_layers=4, n_heads=4, n_kv_heads=2, hidden_dim=352, max_seq_len=256),
                    TrainConfig(steps=1_000, batch_size=8, lr=5e-3, warmup=50, eval_every=250)),
     piny  = Preset(ModelConfig(), TrainConfig(decay_steps=6_000)))
