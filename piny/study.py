@@ -19,7 +19,8 @@ from .config import PRESETS, ModelConfig, TrainConfig, choose, find_root
 from .data import Dataset, prepare
 from .model import flops_per_token, n_params
 from .record import circumstances, read_record, run_key
-from .stories import corpus_splits, floor_bpb
+from .grammar import floor_bpb
+from .stories import corpus_splits
 from .training import fingerprints, run
 
 # %% ../nbs/17_study.ipynb #e64ee437

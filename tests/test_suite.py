@@ -5,7 +5,7 @@ from pathlib import Path
 import papermill, psutil, pytest
 from papermill.exceptions import PapermillExecutionError
 from piny.record import load_records
-from piny.stories import grammar_stories
+from piny.grammar import grammar_stories
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED = 'started seconds tokens_per_second peak_memory_bytes'.split() # all else in a record has to repeat
