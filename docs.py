@@ -157,6 +157,7 @@ def site():
         subprocess.run([sys.executable, '-m', 'smalldocs.cli', 'render', '--strict', proc], check=True)
         for page in (proc/'_docs').rglob('*.html'): draw_formulas(page)
     shutil.move(proc/'_docs', docs)
+    print(f'the site begins at {docs/"index.html"}')
 
 if __name__ == '__main__':
     if sys.argv[1:] == ['readme']: (ROOT/'README.md').write_text(readme(), encoding='utf-8')

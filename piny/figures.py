@@ -22,7 +22,7 @@ def caption(by:dict, # variant to seed to record
     span = lambda key, rs: ' to '.join(dict.fromkeys(short(f(r[key] for r in rs)) for f in (min, max)))
     what = (f"Study {runs[0]['study']}: {span('n_params', runs)} parameters, {span('tokens', whole)} tokens a run, "
             + seed_list(set().union(*by.values())))
-    how = 'Bars, ±: 95\N{NO-BREAK SPACE}% t-interval over paired seeds, per comparison; hollow: holds 0; dots: seeds'
+    how = 'Bars, ±: 95\N{NO-BREAK SPACE}% t-interval over paired seeds, per comparison; hollow: holds 0; dots: seeds; arrows: further out'
     return '\n'.join(line for text in (what, how, '. '.join(n[:1].upper() + n[1:] for n in dict.fromkeys(notes) if n)) if text for line in wrap(text + '.', 90))
 
 # %% ../nbs/20_figures.ipynb #76e50afa

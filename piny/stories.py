@@ -62,8 +62,9 @@ def corpus_splits(corpus:str|Path,   # 'grammar', or a text file
                   valid:str|Path='', # a text file; empty: the last 5 % of the stories of `corpus`
                  )->tuple[Stories, Stories]: # training and validation stories
     "The two parts of a corpus; a file that cannot be used is refused here, with its name."
+    if not str(corpus): raise ValueError("corpus is empty; expected 'grammar' or a UTF-8 text file of stories")
     whole, other = Stories(str(corpus)), Stories(str(valid))
-    if whole == other: raise ValueError(f'{valid} is to be both trained on and validated on; expected another file, or none')
+    if valid and Path(corpus).resolve() == Path(valid).resolve(): raise ValueError(f'{valid} is to be both trained on and validated on; expected another file, or none')
     if valid:
         for stories in (whole, other): next(iter(stories)) # a file that cannot be used fails now, not in the middle of a run
         return whole, other

@@ -36,7 +36,9 @@ def execute(study:Study,
     target.parent.mkdir(parents=True, exist_ok=True)
     parameters = {f.name: getattr(study, f.name) for f in fields(Study)}
     try: papermill.execute_notebook(source, target, parameters, progress_bar=False, stderr_file=sys.stderr)
-    except PapermillExecutionError as e: sys.exit(f'{question}: {e.ename}: {e.evalue}\nThe whole story is in {target}')
+    except PapermillExecutionError as e:
+        if e.ename == 'KeyboardInterrupt': raise KeyboardInterrupt from None
+        sys.exit(f'{question}: {e.ename}: {e.evalue}\nThe whole story is in {target}')
     return target
 
 # %% ../nbs/21_suite.ipynb #8925523f
@@ -86,9 +88,13 @@ def ablate():
     study, questions = parse()
     try: study.data
     except ValueError as e: sys.exit(f'piny_ablate: {e}')
-    for i, question in enumerate(questions):
-        print(f'[{i+1}/{len(questions)}] {question}', flush=True)
-        execute(study, question)
+    try:
+        for i, question in enumerate(questions):
+            print(f'[{i+1}/{len(questions)}] {question}', flush=True)
+            execute(study, question)
+    except KeyboardInterrupt:
+        print('\ninterrupted: finished runs are kept, and the same command goes on with those that are missing', file=sys.stderr)
+        sys.exit(130)
     report(study)
 
 def report(study:Study):
