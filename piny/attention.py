@@ -16,11 +16,11 @@ class Attention(nn.Module):
     "Causal self-attention with `n_heads` query heads that share `n_kv_heads` key and value heads (Ainslie et al. 2023)."
     def __init__(self, cfg:ModelConfig):
         super().__init__()
-        self.head_dim, kv_dim = cfg.head_dim, cfg.n_kv_heads * cfg.head_dim
+        self.head_dim, self.dropout, kv_dim = cfg.head_dim, cfg.dropout, cfg.n_kv_heads * cfg.head_dim
         self.wq = nn.Linear(cfg.dim, cfg.dim, bias=False)
         self.wk = nn.Linear(cfg.dim, kv_dim, bias=False)
         self.wv = nn.Linear(cfg.dim, kv_dim, bias=False)
-        self.wo = nn.Linear(cfg.dim, cfg.dim, bias=False)
+        self.wo = nn.Linear(cfg.dim, cfg.dim, bias=cfg.bias)
         self.wo.weight.writes_residual = True # initialised smaller: see the model
 
     def heads(self, x:Tensor)->Tensor: # (B, T, H*Dh) -> (B, H, T, Dh)
@@ -30,5 +30,6 @@ class Attention(nn.Module):
                 position:Position,     # its `rotate` acts on queries and keys
                )->Tensor:              # (B, T, D)
         q, k, v = (self.heads(w(x)) for w in (self.wq, self.wk, self.wv)) # (B, H, T, Dh), twice (B, K, T, Dh)
-        out = F.scaled_dot_product_attention(position.rotate(q), position.rotate(k), v, is_causal=True, enable_gqa=True)
+        out = F.scaled_dot_product_attention(position.rotate(q), position.rotate(k), v, is_causal=True, enable_gqa=True,
+                                             dropout_p=self.dropout if self.training else 0.)
         return self.wo(out.transpose(1, 2).flatten(2))                    # (B, H, T, Dh) -> (B, T, D)

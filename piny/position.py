@@ -25,10 +25,10 @@ class Position(nn.Module):
 
 # %% ../nbs/05_position.ipynb #585a188f
 class LearnedPosition(Position):
-    "A learned vector for each of `max_seq_len` positions, added to the tokens."
+    "A learned vector for each position, added to the tokens (Vaswani et al. 2017, section 3.5)."
     def __init__(self, cfg:ModelConfig):
         super().__init__(cfg)
-        self.table = nn.Embedding(cfg.max_seq_len, cfg.dim)
+        self.table = nn.Embedding(cfg.position_rows or cfg.max_seq_len, cfg.dim)
     def embed(self, x): return x + self.table.weight[:x.shape[1]] # (B, T, D) + (T, D)
 
 # %% ../nbs/05_position.ipynb #8348ce57

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy import stats
+from .record import first_difference
 
 # %% ../nbs/18_statistics.ipynb #2d91df92
 def interval(diffs # differences, one per pair
@@ -30,10 +31,10 @@ def _settings(r:dict)->dict:
 def _check_same(a:dict, b:dict):
     "Refuse two records that differ in more than their seed and, between variants, their model."
     x, y, arms_differ = _settings(a), _settings(b), a['variant'] != b['variant']
-    for k in sorted(x.keys() | y.keys()):
-        if x.get(k) != y.get(k) and not (arms_differ and k.startswith('model.')): raise ValueError(
-            f"cannot compare: {k} is {x.get(k)!r} in {a['variant']!r} seed {a['seed']} and {y.get(k)!r} in {b['variant']!r} "
-            f"seed {b['seed']}. Arms may differ in their model alone; give other settings a study of their own.")
+    if arms_differ: x = {k: v for k, v in x.items() if not k.startswith('model.')}
+    if k := first_difference(x, y): raise ValueError(
+        f"cannot compare: {k} is {x[k]!r} in {a['variant']!r} seed {a['seed']} and {y[k]!r} in {b['variant']!r} "
+        f"seed {b['seed']}. Arms may differ in their model alone; give other settings a study of their own.")
 
 def arms(records:list, # dicts as in record.json
          variants,     # names of the variants wanted, the baseline first

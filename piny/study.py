@@ -10,18 +10,17 @@ import multiprocessing as mp, os, re, signal, threading, torch
 import pandas as pd
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, fields, replace
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from tqdm import tqdm
 from .ablation import arms_of, variant
-from .config import PRESETS, ModelConfig, TrainConfig, choose, find_root
+from .config import PRESETS, ModelConfig, TrainConfig, choose, find_root, unknown
 from .data import Dataset, prepare
 from .model import flops_per_token, n_params
-from .record import circumstances, read_record, run_key
+from .record import circumstances, first_difference, read_record, run_key
 from .grammar import floor_bpb
 from .stories import corpus_splits
-from .training import fingerprints, run
+from .run import fingerprints, run
 
 # %% ../nbs/17_study.ipynb #e64ee437
 @dataclass(frozen=True)
@@ -84,9 +83,8 @@ def record_of(job:Job)->dict|None: # `None` while it is not finished
     "The record of a job that was done before; raises `ValueError` if it was done with other settings."
     record = read_record(job.folder)
     for part in ('model', 'train') if record else ():
-        then = record['config'][part]
-        for k, now in asdict(getattr(job, part)).items():
-            if then.get(k, now) != now: raise ValueError(f'{job.folder} was run with {k} {then[k]!r}, and now {k} is {now!r}: move the folder away to run it anew')
+        then, now = record['config'][part], asdict(getattr(job, part))
+        if k := first_difference(then, now): raise ValueError(f'{job.folder} was run with {k} {then[k]!r}, and now {k} is {now[k]!r}: move the folder away to run it anew')
     return record
 
 # %% ../nbs/17_study.ipynb #47327d29
@@ -111,7 +109,8 @@ def _become_worker(steps):
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 def _work(job:Job, data:Dataset, about:dict)->dict:
-    return run(job.model, job.train, data, job.folder, about | dict(variant=job.variant), _steps.put)[1]
+    tokens = job.train.batch_size * job.model.max_seq_len
+    return run(job.model, job.train, data, job.folder, about | dict(variant=job.variant), on_step=lambda at: _steps.put(tokens))[1]
 
 # %% ../nbs/17_study.ipynb #5109a12a
 def run_jobs(jobs:list[Job], data:Dataset,
@@ -145,8 +144,8 @@ def refuse_a_mixture(study:Study, wanted:list[Job]):
     now = settings(asdict(wanted[0].train), fingerprints(study.data))
     for path in study.folder('results').glob('*/record.json'):
         record = read_record(path.parent)
-        for k, then in settings(record['config']['train'], record['fingerprints']).items():
-            if now[k] != then: raise ValueError(f'study {study.name!r} holds runs with {k} {then!r}, and now {k} is {now[k]!r}: give these another name with `study`')
+        then = settings(record['config']['train'], record['fingerprints'])
+        if k := first_difference(then, now): raise ValueError(f'study {study.name!r} holds runs with {k} {then[k]!r}, and now {k} is {now[k]!r}: give these another name with `study`')
 
 def answer(study:Study, question:str)->list[dict]: # records with their metrics
     "The records of all runs that answer a question; those that are missing are run."
@@ -165,8 +164,7 @@ def study_from(namespace:dict # a notebook's `globals()`
     for cell in namespace.get('In', ()):
         if cell.startswith('# Parameters\n'): exec(cell, {}, given)
     for name, value in given.items():
-        near = get_close_matches(name, known, 1)
-        if name not in known: raise ValueError(f'unknown parameter {name!r}{f", did you mean {near[0]!r}" if near else ""}? known: {", ".join(known)}')
+        if name not in known: raise unknown(name, known, 'parameter')
         if namespace[name] != value: raise ValueError(f"{name} was given as {value!r}, and the notebook's own cell set it to {namespace[name]!r} after "
                                                       "that: that cell has lost its tag `parameters`")
     return Study(**{name: namespace[name] for name in known if name in namespace})

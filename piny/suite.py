@@ -7,14 +7,13 @@ __all__ = ['notebook', 'execute', 'answered', 'verdicts', 'draw_study', 'parse',
 
 # %% ../nbs/21_suite.ipynb #45087957
 import papermill, sys
-from argparse import ArgumentParser, ArgumentDefaultsHelpFormatter
 from collections.abc import Sequence
 from dataclasses import fields
-from fastcore.docments import docments
 from papermill.exceptions import PapermillExecutionError
 from pathlib import Path
 from .ablation import QUESTIONS
 from .study import Study, jobs, record_of
+from .command import Command
 from .config import choose, find_root
 from .figures import draw_overview, draw_question, save_figure
 from .panels import display_name
@@ -69,10 +68,9 @@ def draw_study(records:list[dict], # of one study
 def parse(args:Sequence[str]|None=None # words of the command line; `None`: this program's
          )->tuple[Study, list[str]]:   # the study, the questions
     "The study and the questions that a command line asks for; a bad one ends the program with a sentence."
-    parser = ArgumentParser('piny_ablate', description='Train the variants of some questions, draw their figures, say what came out.',
-                            formatter_class=ArgumentDefaultsHelpFormatter, allow_abbrev=False)
+    parser = Command('piny_ablate', 'Train the variants of some questions, draw their figures, say what came out.')
     parser.add_argument('questions', nargs='*', metavar='question', help=f'{", ".join(QUESTIONS)}; none: all of them', default=[])
-    for f in fields(Study): parser.add_argument(f'--{f.name}', type=f.type, default=f.default, help=docments(Study)[f.name])
+    parser.add_fields(Study)
     given = vars(parser.parse_args(args))
     questions = given.pop('questions')
     try:
@@ -107,7 +105,7 @@ def report(study:Study):
 
 def draw():
     "The command `piny_draw`: redraw the figures of a study from its records."
-    parser = ArgumentParser('piny_draw', description='Redraw the figures of a study from its records; nothing is trained.')
+    parser = Command('piny_draw', 'Redraw the figures of a study from its records; nothing is trained.')
     parser.add_argument('study', help='a folder in results/, as in tinystories-small')
     name = parser.parse_args().study
     try: print(*draw_study(load_records(find_root()/'results'/name), find_root()/'figures'/name), sep='\n')
