@@ -6,6 +6,7 @@
 __all__ = ['QUESTIONS', 'arms_of', 'match', 'variant']
 
 # %% ../nbs/16_ablation.ipynb #d267ee0c
+from bisect import bisect_left
 from dataclasses import replace
 from .config import ModelConfig, choose
 from .model import n_params
@@ -27,11 +28,10 @@ def match(cfg:ModelConfig, # a variant
           target:int,      # parameters wanted
          )->ModelConfig:   # `cfg` with another `hidden_dim`
     "The variant re-sized to come as near to `target` parameters as a whole `hidden_dim` allows."
-    per_unit = n_params(replace(cfg, hidden_dim=2)) - n_params(replace(cfg, hidden_dim=1))
-    hidden_dim = cfg.hidden_dim + round((target - n_params(cfg)) / per_unit)
-    if hidden_dim < 1: raise ValueError(f'no hidden_dim brings this variant down to {target:,} parameters: without a feed-forward it has '
-                                        f'{n_params(cfg) - cfg.hidden_dim*per_unit:,}')
-    return replace(cfg, hidden_dim=hidden_dim)
+    def size(hidden_dim): return n_params(replace(cfg, hidden_dim=hidden_dim))
+    if size(1) > target: raise ValueError(f'no hidden_dim brings this variant down to {target:,} parameters: with the least of 1 it has {size(1):,}')
+    above = bisect_left(range(target), target, lo=1, key=size)
+    return replace(cfg, hidden_dim=min(above, max(above-1, 1), key=lambda h: abs(size(h) - target)))
 
 def variant(base:ModelConfig, change:dict)->ModelConfig:
     "The baseline with a part changed, at the baseline's size."

@@ -51,6 +51,7 @@ def save(run:Path,            # the run's folder
          keep:int=2,          # how many of the newest to keep, besides the best
         )->Path:              # the checkpoint
     "Write a checkpoint in one piece, then delete older ones; OSError when it could not be written."
+    for left in run.glob('.step-*'): shutil.rmtree(left) # by one that was killed while it wrote
     with written_whole(run/f'step-{state["step"]:08}') as part:
         try:
             save_file(dict(model.named_parameters()), part/'model.safetensors')

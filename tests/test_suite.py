@@ -85,17 +85,3 @@ def test_a_bad_command(repo, args, says):
     (repo/'empty.txt').write_text(''); (repo/'short.txt').write_text('One day.\nTwo days.\n')
     out = ablate(*args)
     assert out.returncode != 0 and says in out.stderr and 'Traceback' not in out.stderr, out.stderr
-
-
-def test_compiled_training(tmp_path):
-    "A compiled model learns what the plain one learns."
-    from piny.config import ModelConfig, TrainConfig
-    from piny.data import prepare
-    from piny.model import Transformer
-    from piny.training import train
-    stories = list(grammar_stories(120, seed=0))
-    data, losses = prepare(stories[20:], stories[:20], 400, tmp_path), {}
-    cfg = ModelConfig(vocab_size=400, dim=16, n_layers=1, n_heads=2, n_kv_heads=1, hidden_dim=16, max_seq_len=32)
-    for how in ('no', 'yes'):
-        train(Transformer(cfg), TrainConfig(steps=5, batch_size=2, eval_every=5, precision='fp32', compile=how), data, lambda line, _: losses.update({how: line['train_loss']}))
-    assert abs(losses['yes'] - losses['no']) < 1e-4
