@@ -95,7 +95,7 @@ def child(args, log):
 def test_sigkill_at_random_moments(data, tmp_path):
     "Killed twenty times, with its newest checkpoint cut in half once, and resumed each time: the same weights, averages and metrics as undisturbed."
     ctx = multiprocessing.get_context('forkserver') # imports torch once, for all of them
-    ctx.set_forkserver_preload(['piny.training'])
+    ctx.set_forkserver_preload(['piny.training', 'torch._dynamo'])
     random.seed(0)
     args = ['--data', data, *SHAPE, *BUDGET, '--steps', '900', '--eval-every', '300', '--dropout', '.1', '--save-every', '7']
     def begin(out):
@@ -109,16 +109,15 @@ def test_sigkill_at_random_moments(data, tmp_path):
     for kill in range(20):
         process = begin('cut')
         if kill == 0: wait_for(lambda: checkpoints(tmp_path/'cut'))
-        time.sleep(random.uniform(.1, 1.))
+        time.sleep(random.uniform(.2, 2.5))
         process.kill(); process.join()
         newest, state = newest_good(tmp_path/'cut', say=lambda text: None)
         steps.append(state['step'])
-        assert steps == sorted(steps)
+        assert kill in (0, 11) or steps[-1] >= steps[-2], 'nothing is lost but by damage'
         if kill == 10:
             path = newest/'optimizer.safetensors'
             path.write_bytes(path.read_bytes()[:path.stat().st_size//2])
-            steps.pop()
-    assert 0 < steps[0] and len(set(steps)) > 5, steps
+    assert 0 < steps[0] and len(set(steps)) > 9, steps
     last = begin('cut'); last.join(200)
     said = (tmp_path/'log').read_text()
     assert last.exitcode == 0 and 'optimizer.safetensors is damaged: passed over' in said, said[-2000:]
