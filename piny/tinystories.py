@@ -10,7 +10,9 @@ import hashlib, os, sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import get_hf_file_metadata, hf_hub_url
+from huggingface_hub.file_download import http_get
+from huggingface_hub.utils import build_hf_headers
 from tqdm import tqdm
 from .command import Command
 from .config import choose, find_root
@@ -28,17 +30,19 @@ def fetch(name:str,    # a file of the repository
     "A file of TinyStories, downloaded unless it is there; ConnectionError says where to put it by hand, ValueError when it arrives damaged."
     path, url = folder/name, hf_hub_url(REPO, name, repo_type='dataset', revision=REVISION)
     if path.exists(): return path
+    part = path.with_name(f'{name}.part')
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        wanted = get_hf_file_metadata(url).etag
-        arrived = Path(hf_hub_download(REPO, name, repo_type='dataset', revision=REVISION, local_dir=folder/'download'))
+        about = get_hf_file_metadata(url)
+        with open(part, 'ab') as f: http_get(url, f, resume_size=f.tell(), headers=build_hf_headers(), expected_size=about.size, displayed_filename=name)
     except Exception as e: # the hub's client raises errors of several libraries
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise ConnectionError(f'{name} cannot be downloaded ({reason}). Fetch {url} by other means and put it in place as {path}') from e
-    with open(arrived, 'rb') as f: found = hashlib.file_digest(f, 'sha256').hexdigest()
-    if found != wanted:
-        arrived.unlink()
-        raise ValueError(f'{name} arrived damaged: its hash is {found}, and {wanted} was announced. Run the command again')
-    os.replace(arrived, path)
+    with open(part, 'rb') as f: found = hashlib.file_digest(f, 'sha256').hexdigest()
+    if found != about.etag:
+        part.unlink()
+        raise ValueError(f'{name} arrived damaged: its hash is {found}, and {about.etag} was announced. Run the command again')
+    os.replace(part, path)
     return path
 
 # %% ../nbs/03b_tinystories.ipynb #5c54892f
