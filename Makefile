@@ -15,6 +15,9 @@ test: $(READY) ## run the tests of the notebooks, then those in tests/
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --do_print
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
+bench: $(READY) ## measure piny beside its peers, and keep the table in results/benchmark
+	$(BIN)/python -m piny.benchmark
+
 docs: $(READY) ## build the site into _docs/
 	$(BIN)/python docs.py site
 
@@ -34,4 +37,4 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e .[dev]
 	touch $@
 
-.PHONY: help setup figures test docs readme prepare
+.PHONY: help setup figures test bench docs readme prepare
