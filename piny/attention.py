@@ -26,10 +26,13 @@ class Attention(nn.Module):
     def heads(self, x:Tensor)->Tensor: # (B, T, H*Dh) -> (B, H, T, Dh)
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
-    def forward(self, x:Tensor,        # (B, T, D)
-                position:Position,     # its `rotate` acts on queries and keys
-               )->Tensor:              # (B, T, D)
+    def forward(self, x:Tensor,           # (B, T, D)
+                position:Position,        # its `rotate` acts on queries and keys
+                past=None,                # a `piny.generation.Past` of this layer; None: x begins at 0
+               )->Tensor:                 # (B, T, D)
         q, k, v = (self.heads(w(x)) for w in (self.wq, self.wk, self.wv)) # (B, H, T, Dh), twice (B, K, T, Dh)
-        out = F.scaled_dot_product_attention(position.rotate(q), position.rotate(k), v, is_causal=True, enable_gqa=True,
-                                             dropout_p=self.dropout if self.training else 0.)
+        at = None if past is None else past.at
+        q, k, mask = position.rotate(q, at), position.rotate(k, at), None
+        if past is not None: k, v, mask = *past.extend(k, v), past.mask   # twice (B, K, S, Dh), (B, 1, T, S)
+        out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=past is None, enable_gqa=True, dropout_p=self.dropout if self.training else 0.)
         return self.wo(out.transpose(1, 2).flatten(2))                    # (B, H, T, Dh) -> (B, T, D)

@@ -55,8 +55,8 @@ def train(model:Transformer,               # on its device; trained in place
         for first in range(0, len(x), micro):
             torch.manual_seed(generator_for(cfg.seed, f'dropout {at.step} {rows.start+first}').initial_seed())
             is_last = first + micro >= len(x)
-            with autocast(device, cfg.precision), nullcontext() if is_last else ranks.alone(loss_of):
-                part = loss_of(x[first:first+micro], y[first:first+micro]) / tokens # (micro, T) -> ()
+            with nullcontext() if is_last else ranks.alone(loss_of):
+                with autocast(device, cfg.precision): part = loss_of(x[first:first+micro], y[first:first+micro]) / tokens # (micro, T) -> ()
                 scaler.scale(part * ranks.size).backward()                      # ranks take the mean of gradients: the sum is wanted
             loss += part.detach()
         at.loss = ranks.sum(loss).item()

@@ -26,14 +26,14 @@ class PreNorm(nn.Module):
         self.feedforward = choose(FEEDFORWARDS, cfg.feedforward, 'feedforward')(cfg)
         self.dropout = nn.Dropout(cfg.dropout)
 
-    def forward(self, x:Tensor, position:Position)->Tensor: # (B, T, D) -> (B, T, D)
-        x = x + self.dropout(self.attention(self.attention_norm(x), position))
+    def forward(self, x:Tensor, position:Position, past=None)->Tensor: # (B, T, D) -> (B, T, D)
+        x = x + self.dropout(self.attention(self.attention_norm(x), position, past))
         return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
 
 class PostNorm(PreNorm):
     "The same layers, with the stream itself normalised after each addition (Vaswani et al. 2017)."
-    def forward(self, x, position):
-        x = self.attention_norm(x + self.dropout(self.attention(x, position)))
+    def forward(self, x, position, past=None):
+        x = self.attention_norm(x + self.dropout(self.attention(x, position, past)))
         return self.feedforward_norm(x + self.dropout(self.feedforward(x)))
 
 BLOCKS = dict(prenorm=PreNorm, postnorm=PostNorm)
@@ -55,12 +55,15 @@ class Transformer(nn.Module):
         if cfg.tied: self.output.weight = self.embedding.weight
         init_weights(self, seed)
 
-    def hidden(self, ids:Tensor # (B, T) token ids; `ValueError` if T is over `max_seq_len`
-              )->Tensor:        # (B, T, D), what the output layer reads
+    def hidden(self, ids:Tensor,  # (B, T) token ids; `ValueError` if T is over `max_seq_len`
+               pasts:list|None=None, # a `piny.generation.Past` for each layer; None: ids begin at 0
+              )->Tensor:          # (B, T, D), what the output layer reads
         if ids.shape[-1] > self.cfg.max_seq_len:
             raise ValueError(f'{ids.shape[-1]} tokens are more than max_seq_len {self.cfg.max_seq_len}')
-        x = self.dropout(self.position.embed(self.embedding(ids))) # (B, T) -> (B, T, D)
-        for block in self.blocks: x = block(x, self.position)
+        pasts = pasts or [None]*len(self.blocks)
+        x = self.position.embed(self.embedding(ids), pasts[0] and pasts[0].at) # (B, T) -> (B, T, D)
+        x = self.dropout(x)
+        for block, past in zip(self.blocks, pasts): x = block(x, self.position, past)
         return self.norm(x)
 
     def forward(self, ids:Tensor # (B, T) token ids

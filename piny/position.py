@@ -14,12 +14,14 @@ from .config import ModelConfig
 class Position(nn.Module):
     "No information about position: both hooks leave their input alone."
     def __init__(self, cfg:ModelConfig): super().__init__()
-    def embed(self, x:Tensor  # (B, T, D) embedded tokens
-             )->Tensor:       # (B, T, D)
+    def embed(self, x:Tensor,         # (B, T, D) embedded tokens
+              at:Tensor|None=None,    # (B, T) where they stand; None: at 0, 1, 2, …
+             )->Tensor:               # (B, T, D)
         "Act on the tokens as they enter the model."
         return x
-    def rotate(self, q:Tensor # (B, H, T, Dh) queries or keys
-              )->Tensor:      # (B, H, T, Dh)
+    def rotate(self, q:Tensor,        # (B, H, T, Dh) queries or keys
+               at:Tensor|None=None,   # (B, T) where they stand; None: at 0, 1, 2, …
+              )->Tensor:              # (B, H, T, Dh)
         "Act on queries and keys before they are compared."
         return q
 
@@ -29,7 +31,8 @@ class LearnedPosition(Position):
     def __init__(self, cfg:ModelConfig):
         super().__init__(cfg)
         self.table = nn.Embedding(cfg.position_rows or cfg.max_seq_len, cfg.dim)
-    def embed(self, x): return x + self.table.weight[:x.shape[1]] # (B, T, D) + (T, D)
+    def embed(self, x, at=None):
+        return x + (self.table.weight[:x.shape[1]] if at is None else self.table(at)) # (B, T, D) + (T, D) or (B, T, D)
 
 # %% ../nbs/05_position.ipynb #8348ce57
 class RoPE(Position):
@@ -41,8 +44,9 @@ class RoPE(Position):
         self.register_buffer('cos', angle.cos(), persistent=False)
         self.register_buffer('sin', angle.sin(), persistent=False)
 
-    def rotate(self, q):
-        cos, sin = self.cos[:q.shape[-2]], self.sin[:q.shape[-2]]
+    def rotate(self, q, at=None):
+        at = slice(q.shape[-2]) if at is None else at.unsqueeze(1)                   # (B, 1, T): the same for all heads
+        cos, sin = self.cos[at], self.sin[at]
         a, b = q.float().chunk(2, -1)                                                # (B, H, T, Dh) -> 2 of (B, H, T, Dh/2)
         return torch.cat([a*cos - b*sin, b*cos + a*sin], -1).type_as(q)
 
