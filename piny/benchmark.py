@@ -11,6 +11,7 @@ import json, multiprocessing as mp, os, sys, time, torch
 import numpy as np
 import pandas as pd
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timezone
 from fastcore.basics import chunked
 from functools import partial
@@ -53,15 +54,14 @@ def training_rivals(cfg:ModelConfig, batch_size:int, names:tuple=('Hugging Face'
         return model, torch.optim.AdamW(model.parameters(), lr=1e-3), lambda: model(input_ids=x, labels=x).loss, precision
     def piny(compiled):
         model = Transformer(cfg).to(device)
-        loss_of = NextTokenLoss(model)
-        if compiled: loss_of = torch.compile(loss_of)
+        loss_of = NextTokenLoss(model, compiled)
         return model, make_optimizer(model, TrainConfig()), lambda: loss_of(x, y) / y.numel(), precision
     def step(model, opt, loss_of, precision):
         with autocast(device, precision): loss = loss_of()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
         opt.step(); opt.zero_grad()
-    makers = {'Hugging Face': partial(huggingface, 'fp32'), 'Hugging Face, autocast': partial(huggingface, 'bf16'), 'piny': partial(piny, False), 'piny, compiled': partial(piny, True)}
+    makers = {'Hugging Face': partial(huggingface, 'fp32'), 'Hugging Face, autocast': partial(huggingface, precision), 'piny': partial(piny, False), 'piny, compiled': partial(piny, True)}
     if precision == 'fp32': makers.pop('Hugging Face, autocast') # bf16 is emulated here, and slower by far
     return {name: partial(step, *make()) for name, make in makers.items() if name in names}
 
@@ -82,19 +82,17 @@ def training_speed(shape:str, batch_size:int, threads:int, rounds:int)->list[dic
                  matrix_rate_share=flops_per_token(cfg) * batch_size*cfg.max_seq_len / s / best) for name, s in seconds.items()]
 
 # %% ../nbs/22_benchmark.ipynb #f3040148
-def _peak(shape, batch_size, name, queue):
+def _peak(shape, batch_size, name):
     step, = training_rivals(SHAPES[shape], batch_size, (name,)).values()
-    reset_peak_memory()
+    reset_peak_memory(best_device())
     for _ in range(2): step()
-    queue.put(peak_memory())
+    return peak_memory(best_device())
 
 def training_memory(shape:str, batch_size:int)->list[dict]:
     "A row for each program: the memory of a training process as a share of Hugging Face's."
-    rows, ctx = {}, mp.get_context('spawn')
+    rows = {}
     for name in ('Hugging Face', 'piny', 'piny, compiled'):
-        queue = ctx.Queue()
-        process = ctx.Process(target=_peak, args=(shape, batch_size, name, queue)); process.start()
-        rows[name] = queue.get(); process.join()
+        with ProcessPoolExecutor(1, mp.get_context('spawn')) as pool: rows[name] = pool.submit(_peak, shape, batch_size, name).result()
     return [dict(work=f'training memory, {shape}', batch=f'{batch_size}×{SHAPES[shape].max_seq_len}', program=name, peak_gib=peak/2**30, memory_share=peak/rows['Hugging Face']) for name, peak in rows.items()]
 
 # %% ../nbs/22_benchmark.ipynb #6df523bc

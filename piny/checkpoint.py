@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['optimizer_tensors', 'restore_optimizer', 'restore_model', 'save', 'checkpoints', 'best', 'read_state', 'newest_good',
-           'configs_of', 'restore', 'load']
+           'set_aside', 'configs_of', 'restore', 'load']
 
 # %% ../nbs/11_checkpoint.ipynb #a33daa99
 import hashlib, json, shutil, torch
@@ -92,6 +92,13 @@ def newest_good(run:str|Path,
         try: return path, read_state(path)
         except ValueError as e: say(f'{e}: passed over')
 
+def set_aside(run:Path, step:int):
+    "Rename the checkpoints after `step`, which were passed over, so that they are not taken for the newest or the best."
+    for path in checkpoints(run):
+        if path.name > f'step-{step:08}':
+            shutil.rmtree(run/f'damaged-{path.name}', ignore_errors=True)
+            path.rename(run/f'damaged-{path.name}')
+
 def configs_of(folder:str|Path)->tuple[ModelConfig, TrainConfig]:
     "The configurations in a checkpoint."
     stored = json.loads((Path(folder)/'config.json').read_text())
@@ -104,9 +111,9 @@ def restore(folder:Path, model:Transformer, opt:torch.optim.Optimizer):
 
 def load(folder:str|Path)->tuple[Transformer, Tokenizer]: # a checkpoint, or a run, of which the best is taken
     "The model of a checkpoint, ready to be used; FileNotFoundError if there is none, ValueError if it is damaged."
-    folder = Path(folder)
-    folder = folder if (folder/'config.json').exists() else best(folder)
-    if folder is None: raise FileNotFoundError(f'no checkpoint here: expected a folder with config.json, model.safetensors and tokenizer.model')
+    run = Path(folder)
+    folder = run if (run/'config.json').exists() else best(run)
+    if folder is None: raise FileNotFoundError(f'{run} holds no checkpoint: expected a folder with config.json, model.safetensors and tokenizer.model')
     model = Transformer(configs_of(folder)[0])
     try: restore_model(model, load_file(folder/'model.safetensors'))
     except SafetensorError as e: raise ValueError(f'{folder}/model.safetensors is damaged: {e}') from e

@@ -28,7 +28,9 @@ class Command(ArgumentParser):
     "An `ArgumentParser` that takes the fields of dataclasses as options and answers errors in one sentence."
     def __init__(self, name:str, description:str): super().__init__(name, description=description, allow_abbrev=False)
 
-    def add_fields(self, cls:type): # a dataclass of plain values
+    def add_fields(self, cls:type,        # a dataclass of plain values
+                   otherwise:str='',  # what holds for a field that is not given; empty: its default
+                  ):
         "One option for each field of `cls`; those that are not given stay absent."
         group, about = self.add_argument_group(cls.__name__, cls.__doc__), docments(cls)
         for f in fields(cls):
@@ -36,13 +38,13 @@ class Command(ArgumentParser):
             convert.__name__ = str(getattr(f.type, '__name__', f.type)) # argparse names it in its message
             names = dict.fromkeys((f'--{f.name.replace("_", "-")}', f'--{f.name}'))
             group.add_argument(*names, dest=f.name, type=convert, default=SUPPRESS, metavar=convert.__name__.upper(),
-                               help=f'{about[f.name]} (default: {f.default!r})'.replace('%', '%%'))
+                               help=f'{about[f.name]} (default: {otherwise or repr(f.default)})'.replace('%', '%%'))
 
     def parse_args(self, args:Sequence[str]|None=None, namespace=None):
         given, rest = self.parse_known_args(args, namespace)
         if not rest: return given
         if not rest[0].startswith('-'): self.error(f'unexpected {rest[0]!r}')
-        self.error(str(unknown(rest[0].split('=')[0], [n for n in self._option_string_actions if n.startswith('--')], 'option')).split(' known:')[0].rstrip(';'))
+        self.error(unknown(rest[0].split('=')[0], [n for n in self._option_string_actions if n.startswith('--')], 'option').rstrip(';'))
 
     def error(self, message:str): self.exit(2, f'{self.prog}: {message} (see {self.prog} --help)\n')
 

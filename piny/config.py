@@ -16,17 +16,17 @@ from fastcore.foundation import Config
 def unknown(name:str,            # what was asked for
             known:Iterable[str], # what there is
             slot:str,            # what is being named
-           )->ValueError:        # to be raised
-    "The answer to a name that is not there."
-    near = get_close_matches(str(name), known := list(known), 1)
-    return ValueError(f'unknown {slot} {name!r}{f", did you mean {near[0]!r}?" if near else ";"} known: {", ".join(known)}')
+           )->str:
+    "Says that a name is not there, and which one is near."
+    near = get_close_matches(str(name), list(known), 1)
+    return f'unknown {slot} {name!r}' + (f', did you mean {near[0]!r}?' if near else ';')
 
 def choose(table:dict, # from name to thing
            name:str,   # the name asked for
            slot:str,   # what is being chosen, for the message
           ):           # `table[name]`; raises `ValueError` for an unknown name
     "Look `name` up, and answer an unknown one with the names there are."
-    if name not in table: raise unknown(name, table, slot)
+    if name not in table: raise ValueError(f'{unknown(name, table, slot)} known: {", ".join(table)}')
     return table[name]
 
 # %% ../nbs/00_config.ipynb #1dfc40b3
@@ -95,7 +95,8 @@ class TrainConfig:
             if getattr(self, name) < 1: raise ValueError(f'{name} is {getattr(self, name)}; it has to be at least 1')
         for name in 'micro_batch warmup decay_steps'.split():
             if getattr(self, name) < 0: raise ValueError(f'{name} is {getattr(self, name)}; it has to be at least 0')
-        if not self.lr > 0: raise ValueError(f'lr is {self.lr}; it has to be above 0')
+        for name in 'lr grad_clip'.split():
+            if not getattr(self, name) > 0: raise ValueError(f'{name} is {getattr(self, name)}; it has to be above 0')
         choose(dict.fromkeys(('auto', 'fp32', 'bf16', 'fp16')), self.precision, 'precision')
         choose(dict.fromkeys(('auto', 'yes', 'no')), self.compile, 'compile')
 

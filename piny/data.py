@@ -6,7 +6,7 @@
 __all__ = ['survey', 'remembered_survey', 'token_dtype', 'in_parallel', 'row_of', 'write_tokens', 'Tokens', 'Dataset', 'prepare']
 
 # %% ../nbs/03_data.ipynb #79275498
-import hashlib, json, os
+import hashlib, json, os, shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 import numpy as np
 from fastcore.basics import chunked
+from psutil import pid_exists
+from .files import sync, write_text
 from .tokenizer import SETTINGS, Tokenizer, piece_bytes, train_tokenizer
 
 # %% ../nbs/03_data.ipynb #12a5fecd
@@ -37,10 +39,7 @@ def remembered_survey(stories:Iterable[str], # with a `stamp`, or without
     path = Path(folder)/f'survey-{hashlib.sha256(stories.stamp.encode()).hexdigest()[:16]}.json'
     if path.exists(): return json.loads(path.read_text())
     found = survey(stories)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f'.{os.getpid()}')
-    part.write_text(json.dumps(found))
-    os.replace(part, path)
+    write_text(path, json.dumps(found))
     return found
 
 # %% ../nbs/03_data.ipynb #067455e5
@@ -88,7 +87,7 @@ class Tokens:
         "Map token files into memory; ValueError when one does not hold the tokens that it should."
         for path, n in zip(paths, sizes, strict=True):
             found = path.stat().st_size / np.dtype(dtype).itemsize if path.exists() else 0
-            if found != n: raise ValueError(f'{path} holds {found:,.10g} {dtype} tokens, expected {n:,}: make it again with `prepare`')
+            if found != n: raise ValueError(f'{path} holds {found:,.10g} {dtype} tokens, expected {n:,}: make it again with piny_data')
         return cls([np.memmap(path, dtype, 'r') for path in paths])
 
     def __len__(self)->int: return int(self.ends[-1])
@@ -115,9 +114,11 @@ class Dataset:
     def open(cls, folder:str|Path)->'Dataset':
         "The data in `folder`; FileNotFoundError when it is not finished, ValueError when it is damaged."
         path = Path(folder).absolute()/'meta.json'
-        if not path.exists(): raise FileNotFoundError(f'{path.parent} has no meta.json, so it is no finished data: make it with `prepare`')
-        meta, tok = json.loads(path.read_text()), Tokenizer.load(path.with_name('tokenizer.model'))
-        if tok.fingerprint != meta['tokenizer']: raise ValueError(f'{path.parent} has another tokenizer.model than its meta.json says')
+        if not path.exists(): raise FileNotFoundError(f'{path.parent} has no meta.json, so it is no finished data: make it with piny_data')
+        tok = Tokenizer.load(path.with_name('tokenizer.model'))
+        try: meta = json.loads(path.read_text())
+        except json.JSONDecodeError as e: raise ValueError(f'{path} is damaged ({e}): make the data again with piny_data') from e
+        if tok.fingerprint != meta.get('tokenizer'): raise ValueError(f'{path.parent} has another tokenizer.model than its meta.json says')
         def tokens(split): return Tokens.open([path.with_name(name) for name in meta[split]['shards']], meta['dtype'], meta[split]['shards'].values())
         return cls(path.parent, tok, tokens('train'), tokens('valid'), meta)
 
@@ -153,8 +154,10 @@ def prepare(train:Iterable[str], # stories to learn from: a list or `Stories`, i
 # %% ../nbs/03_data.ipynb #6de71767
 def _make(splits:dict, meta:dict, folder:Path)->Dataset:
     "Write all files beside `folder`, then move them in."
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix='unfinished-', dir=folder.parent) as tmp:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob('unfinished-*'): # by one that was killed
+        if not pid_exists(int(left.name.split('-')[1])): shutil.rmtree(left)
+    with TemporaryDirectory(prefix=f'unfinished-{os.getpid()}-', dir=folder.parent) as tmp:
         tmp, tok = Path(tmp), train_tokenizer(splits['train'], meta['vocab_size'])
         tok.save(tmp/'tokenizer.model')
         dtype = token_dtype(tok.vocab_size)
@@ -164,5 +167,7 @@ def _make(splits:dict, meta:dict, folder:Path)->Dataset:
             shards = {path.name: path.stat().st_size // dtype.itemsize for path in sorted(tmp.glob(f'{split}-*.bin'))}
             meta[split] |= dict(tokens=sum(shards.values()), shards=shards)
         (tmp/'meta.json').write_text(json.dumps(meta, indent=1))
+        for path in tmp.iterdir(): sync(path)
+        folder.mkdir(exist_ok=True)
         for path in sorted(tmp.iterdir(), key=lambda path: path.name == 'meta.json'): os.replace(path, folder/path.name) # meta.json last
     return Dataset.open(folder)

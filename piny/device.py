@@ -9,7 +9,6 @@ __all__ = ['DTYPES', 'best_device', 'best_precision', 'autocast', 'loss_scaler',
 import shutil, time, torch
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import cache
 from .config import TrainConfig
 
 # %% ../nbs/09a_device.ipynb #73dafd02
@@ -47,7 +46,6 @@ def decide(cfg:TrainConfig, flops:float, device:torch.device)->TrainConfig:
     return replace(cfg, precision=precision, compile=compiling)
 
 # %% ../nbs/09a_device.ipynb #2ec534c8
-@cache
 def matrix_rate(device:torch.device, precision:str)->float: # floating-point operations per second
     "The best rate of five products of large square matrices."
     n = 8_192 if device.type == 'cuda' else 1_024

@@ -42,7 +42,7 @@ class Ranks:
 
     def wrap(self, module:nn.Module)->nn.Module:
         "`module`, with gradients that are averaged over ranks in the backward pass."
-        return DistributedDataParallel(module, broadcast_buffers=False) if self.size > 1 else module
+        return DistributedDataParallel(module) if self.size > 1 else module
 
     def alone(self, module:nn.Module)->AbstractContextManager: # a wrapped module
         "A context in which gradients stay on their rank, to be sent with a later backward pass."
@@ -52,7 +52,7 @@ class Ranks:
 @contextmanager
 def joined()->Iterator[Ranks]:
     "The ranks that `torchrun` started, or this process alone."
-    if 'RANK' not in os.environ: yield Ranks(); return
+    if 'WORLD_SIZE' not in os.environ: yield Ranks(); return
     ranks = Ranks(*(int(os.environ[name]) for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')))
     if torch.cuda.is_available(): torch.cuda.set_device(ranks.local)
     dist.init_process_group('nccl' if torch.cuda.is_available() else 'gloo')

@@ -18,7 +18,7 @@ from .device import autocast
 from .distributed import Ranks
 from .evaluation import Evaluation, evaluate
 from .loss import NextTokenLoss
-from .model import Transformer, generator_for
+from .model import Transformer, seed_for
 from .optimizer import lr_at
 
 # %% ../nbs/12b_loop.ipynb #12cfbf25
@@ -27,6 +27,8 @@ class Progress:
     "How far a run is, and what it has measured."
     step:int=0                                      # optimiser steps taken
     seconds:float=0.                                # spent in them
+    started:str=''                                  # when the run began
+    elapsed:float=0.                                # seconds of its sessions, evaluations and all
     losses:list[float]=field(default_factory=list)  # of the steps since the last evaluation, nats per token
     metrics:list[dict]=field(default_factory=list)  # a line for each evaluation
     loss:float=0.                                   # of the last step
@@ -43,8 +45,7 @@ def train(model:Transformer,               # on its device; trained in place
          )->Iterator[Evaluation|None]:     # after each step; with an evaluation where one was due
     "Train from `at.step` to the last step; a loss that is not finite ends it as diverged."
     seq_len, device, stories, rows = model.cfg.max_seq_len, model.embedding.weight.device, data.stories('valid'), ranks.share(cfg.batch_size)
-    loss_of = NextTokenLoss(model)
-    loss_of = ranks.wrap(torch.compile(loss_of) if cfg.compile == 'yes' else loss_of)
+    loss_of = ranks.wrap(NextTokenLoss(model, cfg.compile == 'yes'))
     micro, tokens = cfg.micro_batch or rows.stop - rows.start, cfg.batch_size*seq_len
     feed = batches(place(data.train, device), cfg.seed, at.step, cfg.batch_size, seq_len, rows, device)
     model.train()
@@ -53,7 +54,7 @@ def train(model:Transformer,               # on its device; trained in place
         x, y = next(feed)                                                       # (rows, T) each
         for group in opt.param_groups: group['lr'] = lr
         for first in range(0, len(x), micro):
-            torch.manual_seed(generator_for(cfg.seed, f'dropout {at.step} {rows.start+first}').initial_seed())
+            torch.manual_seed(seed_for(cfg.seed, f'dropout {at.step} {rows.start+first}'))
             is_last = first + micro >= len(x)
             with nullcontext() if is_last else ranks.alone(loss_of):
                 with autocast(device, cfg.precision): part = loss_of(x[first:first+micro], y[first:first+micro]) / tokens # (micro, T) -> ()

@@ -7,11 +7,12 @@ __all__ = ['changed_fields', 'run_key', 'first_difference', 'circumstances', 'cp
            'write_record', 'read_record', 'load_records']
 
 # %% ../nbs/12_record.ipynb #ef36f4cf
-import hashlib, json, os, platform, re, resource, subprocess, sys
+import hashlib, json, os, platform, re, resource, subprocess, sys, torch
 from dataclasses import fields
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
-from .config import ModelConfig, TrainConfig, find_root
+from .config import ModelConfig, TrainConfig
 from .files import write_text
 
 # %% ../nbs/12_record.ipynb #bee85a6c
@@ -37,9 +38,10 @@ def first_difference(then:dict, # settings by name
 # %% ../nbs/12_record.ipynb #2ffed066
 def circumstances()->dict:
     "Versions, commit and hardware of this process, as plain values."
-    git = subprocess.run(['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*'], cwd=find_root(), capture_output=True, text=True)
+    try: git = subprocess.run(['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*'], cwd=files('piny'), capture_output=True, text=True).stdout.strip()
+    except OSError: git = None # there is no git
     return dict(versions=dict(python=platform.python_version()) | {p: version(p) for p in ('torch', 'sentencepiece', 'numpy')},
-                git_commit=git.stdout.strip() or None,
+                git_commit=git or None,
                 hardware=dict(machine=platform.machine(), system=platform.system(), cpu=cpu_name(), cores=os.cpu_count()))
 
 def cpu_name()->str:
@@ -48,13 +50,15 @@ def cpu_name()->str:
     except (OSError, TypeError): return platform.processor()
 
 # %% ../nbs/12_record.ipynb #0fe0e74d
-def reset_peak_memory():
-    "Start counting the process's peak memory anew, where the system can."
+def reset_peak_memory(device:torch.device=torch.device('cpu')):
+    "Start counting anew the peak memory of a GPU, or of this process where the system can."
+    if device.type == 'cuda': return torch.cuda.reset_peak_memory_stats(device)
     try: Path('/proc/self/clear_refs').write_text('5')
     except OSError: pass
 
-def peak_memory()->int: # bytes
-    "The most memory this process has held since the last reset."
+def peak_memory(device:torch.device=torch.device('cpu'))->int: # bytes
+    "The most memory that this process has held since the last reset, on a GPU or in all."
+    if device.type == 'cuda': return torch.cuda.max_memory_allocated(device)
     try: return int(re.search(r'VmHWM:\s*(\d+) kB', Path('/proc/self/status').read_text())[1]) * 1024
     except (OSError, TypeError):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss # bytes on macOS, KiB elsewhere

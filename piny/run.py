@@ -6,27 +6,28 @@
 __all__ = ['check', 'fingerprints', 'resume', 'run']
 
 # %% ../nbs/12c_run.ipynb #7a383914
-import json, torch
+import json, time, torch
 import numpy as np
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from .batches import batch
-from .checkpoint import configs_of, newest_good, restore, save
-from .config import ModelConfig, TrainConfig
+from .checkpoint import configs_of, newest_good, restore, save, set_aside
+from .config import ModelConfig, TrainConfig, choose
 from .data import Dataset
 from .device import best_device, decide, loss_scaler
 from .distributed import Ranks
 from .files import write_text
 from .loop import Progress, train
-from .model import Transformer, flops_per_token, n_params
+from .model import BLOCKS, Transformer, flops_per_token, n_params
 from .optimizer import make_optimizer
-from .record import first_difference, peak_memory, reset_peak_memory, run_key, write_record
+from .record import first_difference, peak_memory, read_record, reset_peak_memory, run_key, write_record
 
 # %% ../nbs/12c_run.ipynb #cab87ee2
 def check(model_cfg:ModelConfig, cfg:TrainConfig, data:Dataset, ranks:Ranks=Ranks()):
     "Raise `ValueError` if model, training, data and ranks do not fit together."
+    n_params(model_cfg), choose(BLOCKS, model_cfg.block, 'block') # every slot names a part
     if (found := data.tokenizer.vocab_size) != (wanted := model_cfg.vocab_size):
         raise ValueError(f'the data has a vocabulary of {found:,}, the model one of {wanted:,}: train with --vocab-size {found}, or prepare the data with {wanted}')
     ranks.share(cfg.batch_size)
@@ -42,10 +43,11 @@ def resume(folder:Path, model:Transformer, opt:torch.optim.Optimizer, scaler:tor
     "Restore the newest good checkpoint of a run; ValueError if it was made with other settings."
     if not (found := newest_good(folder, say)): return Progress()
     path, state = found
-    then, now = configs_of(path), (model.cfg, cfg)
-    if cfg.decay_steps: then, now = (then[0], replace(then[1], steps=1)), (now[0], replace(now[1], steps=1))
-    for a, b in (*((asdict(t), asdict(n)) for t, n in zip(then, now)), (state['fingerprints'], fingerprints(data))):
+    free = {'micro_batch', 'compile'} | ({'steps'} if cfg.decay_steps else set())
+    def settings(model_cfg, cfg, prints): return asdict(model_cfg), {k: v for k, v in asdict(cfg).items() if k not in free}, prints
+    for a, b in zip(settings(*configs_of(path), state['fingerprints']), settings(model.cfg, cfg, fingerprints(data))):
         if k := first_difference(a, b): raise ValueError(f'{path} was made with {k} {a[k]!r}, and now {k} is {b[k]!r}: choose another folder, or go on with what it was made with')
+    if state['step'] > cfg.steps: raise ValueError(f'{path} has taken {state["step"]:,} steps already, and steps is {cfg.steps:,}')
     restore(path, model, opt)
     scaler.load_state_dict(state['scaler'])
     say(f'going on from step {state["step"]:,}, in {path}')
@@ -65,20 +67,26 @@ def run(model_cfg:ModelConfig,
        )->tuple[Transformer, dict|None]:                    # the trained model; the record, or None if it was stopped
     "Train a model and leave a record of it; ValueError for what does not fit together, OSError when a checkpoint cannot be written."
     check(model_cfg, cfg, data, ranks)
-    started, device, folder = datetime.now(timezone.utc), best_device(ranks.local), Path(folder)
+    device, folder, began = best_device(ranks.local), Path(folder), time.perf_counter()
     tokens_per_step, flops = cfg.batch_size*model_cfg.max_seq_len, flops_per_token(model_cfg)
     decided = decide(cfg, flops*tokens_per_step*cfg.steps, device)
-    reset_peak_memory()
+    reset_peak_memory(device)
 
     model = Transformer(model_cfg, cfg.seed).to(device)
     opt, scaler = make_optimizer(model, cfg), loss_scaler(device, decided.precision)
     at = resume(folder, model, opt, scaler, cfg, data, say) if keep else Progress()
-    folder.mkdir(parents=True, exist_ok=True)
+    if keep and at.step == cfg.steps and (done := read_record(folder)): return model, done
+    at.started, before = at.started or datetime.now(timezone.utc).isoformat(timespec='seconds'), at.elapsed
+    if ranks.first:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder/'record.json').unlink(missing_ok=True) # of a run that was shorter
+        set_aside(folder, at.step)
     for result in train(model, opt, scaler, decided, data, at, ranks):
         if ranks.first and result:
             write_text(folder/'metrics.jsonl', ''.join(json.dumps(line) + '\n' for line in at.metrics))
             np.save(folder/'stories.npy', result.stories.astype(np.float32))
         on_step(at)
+        at.elapsed = before + time.perf_counter() - began
         stopping = ranks.any(stop(), device)
         if ranks.first and keep and (result or stopping or save_every and at.step % save_every == 0):
             save(folder, model, opt, cfg, data.tokenizer, asdict(at) | dict(val_loss=result and result.loss, scaler=scaler.state_dict(), fingerprints=fingerprints(data)), keep)
@@ -90,10 +98,10 @@ def run(model_cfg:ModelConfig,
         n_params=n_params(model_cfg), flops_per_token=flops, steps=at.step, tokens=tokens,
         val_loss=last.get('val_loss'), val_bpb=last.get('val_bpb'),
         tokens_per_second=tokens/at.seconds if tokens else None,
-        peak_memory_bytes=torch.cuda.max_memory_allocated(device) if device.type == 'cuda' else peak_memory(),
+        peak_memory_bytes=peak_memory(device),
         config=dict(model=asdict(model_cfg), train=asdict(cfg)), fingerprints=fingerprints(data),
         decided=dict(precision=decided.precision, compile=decided.compile, device=device.type, threads=torch.get_num_threads()), ranks=ranks.size,
-        started=started.isoformat(timespec='seconds'), seconds=round((datetime.now(timezone.utc)-started).total_seconds(), 1))
+        started=at.started, seconds=round(before + time.perf_counter() - began, 1))
     if ranks.first:
         if not at.metrics: write_text(folder/'metrics.jsonl', '')
         write_record(folder, record)

@@ -164,7 +164,7 @@ def study_from(namespace:dict # a notebook's `globals()`
     for cell in namespace.get('In', ()):
         if cell.startswith('# Parameters\n'): exec(cell, {}, given)
     for name, value in given.items():
-        if name not in known: raise unknown(name, known, 'parameter')
+        if name not in known: raise ValueError(f'{unknown(name, known, "parameter")} known: {", ".join(known)}')
         if namespace[name] != value: raise ValueError(f"{name} was given as {value!r}, and the notebook's own cell set it to {namespace[name]!r} after "
                                                       "that: that cell has lost its tag `parameters`")
     return Study(**{name: namespace[name] for name in known if name in namespace})

@@ -34,6 +34,7 @@ def fetch(name:str,    # a file of the repository
     folder.mkdir(parents=True, exist_ok=True)
     try:
         about = get_hf_file_metadata(url)
+        if part.exists() and part.stat().st_size > about.size: part.unlink() # written by two at once
         with open(part, 'ab') as f: http_get(url, f, resume_size=f.tell(), headers=build_hf_headers(), expected_size=about.size, displayed_filename=name)
     except Exception as e: # the hub's client raises errors of several libraries
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__

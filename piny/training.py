@@ -6,7 +6,7 @@
 __all__ = ['signals', 'parse', 'events_in', 'Display', 'main']
 
 # %% ../nbs/13_training.ipynb #1cccffc2
-import json, signal, sys, torch
+import json, os, signal, sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -32,6 +32,7 @@ def signals()->Iterator[list[int]]: # those that came, SIGINT or SIGTERM
     came = []
     def note(number, frame):
         if number == signal.SIGINT and number in came: raise KeyboardInterrupt
+        os.write(2, b'\nending after this step, with a checkpoint (Ctrl-C again ends at once)\n')
         came.append(number)
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try: yield came
@@ -49,18 +50,20 @@ def parse(args:list[str]|None=None # words of the command line; `None`: this pro
     command.add_argument('--keep', type=int, help='newest checkpoints to keep, besides the best (default: 2)')
     command.add_argument('--save-every', type=int, help='steps between checkpoints, besides one at each evaluation (default: 0, no others)')
     command.add_argument('--tensorboard', action='store_true', default=None, help='write event files for TensorBoard as well')
-    for cls in (ModelConfig, TrainConfig): command.add_fields(cls)
+    for cls in (ModelConfig, TrainConfig): command.add_fields(cls, "the preset's")
     given = vars(command.parse_args(args))
     try:
         if given['resume'] and given['out']: raise ValueError('--resume names the folder already; leave --out away')
         order, out = dict(preset='piny', data=None, keep=2, save_every=0, tensorboard=False), Path(given['resume'] or given['out'] or '')
         if given['resume']:
             if not (out/'run.json').exists(): raise FileNotFoundError(f'{out} holds no run; expected a folder that piny_train --out has made')
-            order = json.loads((out/'run.json').read_text())
+            try: order = json.loads((out/'run.json').read_text())
+            except json.JSONDecodeError as e: raise ValueError(f'{out/"run.json"} is damaged: {e}') from e
             if given['preset']: raise ValueError('a run goes on with the preset that it was begun with; leave --preset away')
         order |= {k: given[k] for k in order if given.get(k) is not None}
         if not order['data'] or out == Path(''): raise ValueError('say what to train on and where to keep it: --data DIR --out DIR; or --resume DIR')
-        if order['keep'] < 1: raise ValueError(f'keep is {order["keep"]}; it has to be at least 1')
+        for name, least in dict(keep=1, save_every=0).items():
+            if order[name] < least: raise ValueError(f'{name} is {order[name]}; it has to be at least {least}')
         preset = choose(PRESETS, order['preset'], 'preset')
         for part, cls in dict(model=ModelConfig, train=TrainConfig).items():
             begun = cls(**order[part]) if part in order else getattr(preset, part)
@@ -80,7 +83,7 @@ class Display:
     def __init__(self, order:dict, model_cfg:ModelConfig, cfg:TrainConfig, ranks:Ranks, out:Path):
         self.order, self.cfg, self.out, self.bar, self.first = order, cfg, out, None, ranks.first
         self.device, self.tokens, self.flops = best_device(ranks.local), cfg.batch_size*model_cfg.max_seq_len, flops_per_token(model_cfg)
-        self.peak = matrix_rate(self.device, decide(cfg, 0, self.device).precision) * ranks.size
+        if ranks.first: self.peak = matrix_rate(self.device, decide(cfg, 0, self.device).precision) * ranks.size
         self.events = events_in(out/'tensorboard') if ranks.first and order['tensorboard'] else None
 
     def say(self, text:str):
@@ -93,7 +96,7 @@ class Display:
             self.bar = tqdm(total=self.cfg.steps*self.tokens, initial=(at.step-1)*self.tokens, unit='tok', unit_scale=True, smoothing=.05, mininterval=1)
         self.bar.update(self.tokens)
         now = dict(loss=at.loss, lr=lr_at(at.step-1, self.cfg), mfu=(self.bar.format_dict['rate'] or 0) * self.flops / self.peak,
-                   memory_gib=(torch.cuda.max_memory_allocated(self.device) if self.device.type == 'cuda' else peak_memory()) / 2**30)
+                   memory_gib=peak_memory(self.device) / 2**30)
         self.bar.set_postfix_str('step {:,}, loss {loss:.3f}, lr {lr:.1e}, MFU {mfu:.0%}, {memory_gib:.1f} GiB'.format(at.step, **now), refresh=at.step == self.cfg.steps)
         if at.metrics and at.metrics[-1]['step'] == at.step: now |= {k: at.metrics[-1][k] for k in ('val_loss', 'val_bpb')}
         for name, value in now.items() if self.events else (): self.events.add_scalar(name, value, at.step)
@@ -116,9 +119,12 @@ def main(args:list[str]|None=None):
         display.say(f'{n_params(model_cfg):,} parameters, {len(data.train):,} tokens in {data.folder}, {ranks.size} rank{"s" * (ranks.size > 1)} on {display.device.type}')
         about = circumstances() | dict(preset=order['preset'])
         try: _, record = run(model_cfg, cfg, data, out, about, ranks, order['keep'], order['save_every'], display, lambda: bool(came), display.say)
-        except (ValueError, OSError) as e: sys.exit(f'{command.prog}: {e}')
+        except (ValueError, OSError) as e: sys.exit(f'{command.prog}: {e}' if ranks.first else 1)
         finally: display.close()
-    if record: display.say(f'{record["status"]} after {record["steps"]:,} steps; ' + (f'{record["val_loss"]:.4f} nats per token, {record["val_bpb"]:.4f} bits per byte; ' if record['val_loss'] else '') + f'all in {out}')
+    if record:
+        found = f'{record["val_loss"]:.4f} nats per token, {record["val_bpb"]:.4f} bits per byte; ' if record['val_loss'] else ''
+        display.say(f'{record["status"]} after {record["steps"]:,} steps; {found}all in {out}')
+        if record['status'] == 'diverged': sys.exit(1)
     else:
         display.say(f'stopped, and saved in {out}; to go on: piny_train --resume {out}')
         sys.exit(128 + came[0] if came else 1)

@@ -47,7 +47,7 @@ def test_papermill_without_the_tag(repo):
 # -- interrupted and continued
 
 def test_sigkill_and_again(repo):
-    args = ['norm', '--corpus', 'tales.txt', '--steps', '60', '--seeds', '2', '--workers', '2', '--study', 'tales']
+    args = ['norm', '--corpus', 'tales.txt', '--steps', '100', '--seeds', '2', '--workers', '2', '--study', 'tales']
     program = subprocess.Popen([*ABLATE, *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.time() + 200
     while not list(repo.glob('results/tales/*/record.json')) and time.time() < deadline: time.sleep(.05)

@@ -16,7 +16,7 @@ from piny.optimizer import make_optimizer
 from piny.record import read_record
 
 HERE = Path(__file__).resolve().parent
-TRAIN, RANKS = ['-m', 'piny.training'], ['-m', 'torch.distributed.run', '--nproc-per-node', '2', '--master-port', '29571', '-m', 'piny.training']
+TRAIN, RANKS = ['-m', 'piny.training'], ['-m', 'torch.distributed.run', '--nproc-per-node', '2', '--standalone', '-m', 'piny.training']
 SHAPE = '--vocab-size 400 --dim 32 --n-layers 1 --n-heads 2 --n-kv-heads 1 --hidden-dim 64 --max-seq-len 64 --precision fp32 --compile no'.split()
 BUDGET = '--batch-size 8 --lr 1e-2 --warmup 5'.split()
 ENV = os.environ | dict(OMP_NUM_THREADS='1')
@@ -51,7 +51,7 @@ def test_two_ranks_are_one(data, tmp_path):
         assert code == 0, said
     assert furthest(weights(tmp_path/'one'), weights(tmp_path/'two')) < 1e-6
     assert read_record(tmp_path/'two')['ranks'] == 2
-    for one, two in zip(metrics(tmp_path/'one'), metrics(tmp_path/'two')): assert one == pytest.approx(two, abs=1e-5)
+    for one, two in zip(metrics(tmp_path/'one'), metrics(tmp_path/'two'), strict=True): assert one == pytest.approx(two, abs=1e-5)
 
 def test_another_number_of_ranks(data, tmp_path):
     "Begun by two ranks and ended by one: as if one had done it all."
