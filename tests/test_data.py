@@ -106,6 +106,7 @@ def test_a_killed_encoding_leaves_nothing_finished(tmp_path):
     process.send_signal(signal.SIGKILL); process.wait()
     assert not list(tmp_path.glob('data/*/meta.json'))
     assert piny_data(*args).returncode == 0
+    assert not list(tmp_path.glob('data/unfinished-*')), 'what the killed one left is cleared away'
     folder, = (p.parent for p in tmp_path.glob('data/*/meta.json'))
     assert sum(1 for _ in Dataset.open(folder).stories('train')) == 28_500
 
