@@ -112,7 +112,7 @@ def from_plain(cls:type,   # a dataclass of plain values
     for name, value in values.items():
         if name not in kinds: raise ValueError(f'{unknown(name, kinds, "field")} {cls.__name__} has {", ".join(kinds)}')
         kind = (int, float) if kinds[name] is float else kinds[name]
-        if not isinstance(value, kind): raise ValueError(f'{name} is {value!r} and should be of type {kinds[name]}')
+        if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool): raise ValueError(f'{name} is {value!r} and should be of type {kinds[name]}')
     return cls(**values)
 
 # %% ../nbs/00_config.ipynb #df16d523

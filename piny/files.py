@@ -30,6 +30,7 @@ def write_text(path:Path, text:str):
 
 def read_json(path:Path)->dict:
     "The object in a JSON file; ValueError for anything else, FileNotFoundError."
+    if not path.is_file(): raise FileNotFoundError(f'{path} does not exist')
     try: value = json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as e: raise ValueError(f'{path} is damaged: {e}') from e
     if not isinstance(value, dict): raise ValueError(f'{path} is damaged: it holds no JSON object')
