@@ -14,7 +14,7 @@ setup(
     long_description=readme.read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     author=ini['author'], license=ini['license'], url=ini['git_url'],
-    packages=find_packages(include=[lib, f'{lib}.*']), zip_safe=False,
+    packages=find_packages(include=[lib, f'{lib}.*']), package_data={lib: ['models/*/*']}, zip_safe=False,
     python_requires=f">={ini['min_python']}",
     install_requires=ini['requirements'].split(),
     extras_require=dict(dev=ini['dev_requirements'].split()),

@@ -6,10 +6,11 @@
 __all__ = ['WRITERS', 'READERS', 'HINTS', 'new_folder', 'convert', 'main_export', 'main_import']
 
 # %% ../nbs/15e_export.ipynb #d2f2a473
-import sys
+import torch
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from .checkpoint import load
+from .checkpoint import SHIPPED, load
 from .command import Command
 from .config import choose
 from .files import written_whole
@@ -19,7 +20,7 @@ from .llama2c import read_llama2c, write_llama2c
 from .weights import write_model
 
 # %% ../nbs/15e_export.ipynb #6489f153
-WRITERS = dict(hf=write_hf, llama2c=write_llama2c, gguf=write_gguf)
+WRITERS = dict(hf=write_hf, llama2c=write_llama2c, gguf=write_gguf, piny=partial(write_model, dtype=torch.float16))
 READERS = dict(hf=read_hf, llama2c=read_llama2c)
 HINTS = dict(hf="AutoModelForCausalLM.from_pretrained('{out}') and AutoTokenizer load it", llama2c='./run {out}/model.bin -z {out}/tokenizer.bin tells a story with it',
              gguf='llama-completion -m {out}/model.gguf -no-cnv tells a story with it', piny='piny_generate --checkpoint {out} tells a story with it')
@@ -47,7 +48,7 @@ def convert(command:Command, # whose options are all there but the format
 def main_export(args:Sequence[str]|None=None):
     "The command `piny_export`."
     command = Command('piny_export', 'Write a trained model as another program reads it.')
-    command.add_argument('--checkpoint', required=True, metavar='DIR', help='a run of piny_train, or one of its checkpoints')
+    command.add_argument('--checkpoint', default=SHIPPED, metavar='DIR', help='a run of piny_train, or one of its checkpoints (default: the small model that comes with piny)')
     given = convert(command, WRITERS, lambda write, source, part: write(part, *load(source)), args)
     print(f"{given['out']} is written: {HINTS[given['format']].format(out=given['out'])}")
 

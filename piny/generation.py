@@ -8,7 +8,7 @@ __all__ = ['Sampling', 'likely', 'choose_tokens', 'Past', 'Cache', 'next_logits'
 
 # %% ../nbs/14_generation.ipynb #1d0c7ed5
 import torch
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from torch import Tensor
 from .model import Transformer
@@ -47,20 +47,18 @@ def choose_tokens(logits:Tensor, # (B, V)
 # %% ../nbs/14_generation.ipynb #c564f212
 class Past:
     "What one layer keeps of the tokens so far."
-    def __init__(self, keys:Tensor, values:Tensor): # (B, K, room, Dh), filled up to `n`
-        self.keys, self.values, self.n = keys, values, 0
+    def __init__(self, keys:Tensor, values:Tensor): # (B, K, S, Dh), with room for all that will come
+        self.keys, self.values = keys, values
 
-    def advance(self, at:Tensor, mask:Tensor|None): # (B, T) where the next tokens stand; (B, 1, T, S) what they may see
-        self.at, self.mask = at, mask
+    def advance(self, places:Tensor, at:Tensor, mask:Tensor):
+        "Say of the next tokens: (T,) where they are kept, (B, T) at which position they stand, (B, 1, T, S) what they may see."
+        self.places, self.at, self.mask = places, at, mask
         return self
 
     def extend(self, k:Tensor, v:Tensor # (B, K, T, Dh) of the next tokens
-              )->tuple[Tensor, Tensor]: # (B, K, S, Dh) of all so far
+              )->tuple[Tensor, Tensor]: # (B, K, S, Dh)
         "Keep the keys and values of the next tokens."
-        end = self.n + k.shape[2]
-        self.keys[:, :, self.n:end], self.values[:, :, self.n:end] = k, v
-        self.n = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        return self.keys.index_copy_(2, self.places, k), self.values.index_copy_(2, self.places, v)
 
 class Cache:
     "The past of all layers, for prompts that end together."
@@ -71,20 +69,22 @@ class Cache:
 
     def advance(self, T:int)->list[Past]:
         "The pasts, made ready for `T` tokens more."
-        places, seen = torch.arange(self.n, self.n+T, device=self.pad.device), torch.arange(self.n+T, device=self.pad.device)
+        everywhere = torch.arange(self.room, device=self.pad.device)
+        places = everywhere[self.n:self.n+T]
         self.n += T
         # an empty place sees itself: a softmax over nothing would be no number
-        mask = (seen <= places[:, None]) & (seen >= self.pad[..., None]) | (seen == places[:, None]) # (B, T, S)
-        at = (places - self.pad).clamp(min=0)                                                       # (B, T)
-        return [past.advance(at, None if mask.all() else mask[:, None]) for past in self.pasts]
+        mask = (everywhere <= places[:, None]) & (everywhere >= self.pad[..., None]) | (everywhere == places[:, None]) # (B, T, S)
+        at = (places - self.pad).clamp(min=0)                                                                         # (B, T)
+        return [past.advance(places, at, mask[:, None]) for past in self.pasts]
 
 # %% ../nbs/14_generation.ipynb #7d7393f4
 @torch.no_grad()
 def next_logits(model:Transformer,
-                ids:Tensor,        # (B, T) that follow what `cache` holds
-                cache:Cache)->Tensor: # (B, V)
+                ids:Tensor,        # (B, T) that follow what is kept
+                pasts:list[Past],  # of the layers, made ready for `ids`
+               )->Tensor:          # (B, V)
     "The logits of the token after the last."
-    return model.output(model.hidden(ids, cache.advance(ids.shape[1]))[:, -1])
+    return model.output(model.hidden(ids, pasts)[:, -1])
 
 # %% ../nbs/14_generation.ipynb #a39c312a
 def fit(ids:list[int], max_seq_len:int)->list[int]:
@@ -93,7 +93,9 @@ def fit(ids:list[int], max_seq_len:int)->list[int]:
 
 def continue_all(model:Transformer, # in evaluation mode
                  prompts:list[list[int]], # token ids, at least one each
-                 how:Sampling, seed:int)->Iterator[list[int]]: # the next token of each, without end
+                 how:Sampling, seed:int,
+                 step:Callable=next_logits # or a [compiled one](14a_compiled.ipynb)
+                )->Iterator[list[int]]:    # the next token of each, without end
     "Go on with all prompts together."
     device = model.embedding.weight.device
     rows, generator, cache = [list(p) for p in prompts], torch.Generator(device).manual_seed(seed), None
@@ -103,7 +105,7 @@ def continue_all(model:Transformer, # in evaluation mode
             longest = max(map(len, rows))
             pad = torch.tensor([longest - len(r) for r in rows], device=device)
             ids, cache = torch.tensor([[0]*(longest - len(r)) + r for r in rows], device=device), Cache(model, pad)
-        chosen = choose_tokens(next_logits(model, ids, cache), how, generator)
+        chosen = choose_tokens(step(model, ids, cache.advance(ids.shape[1])), how, generator)
         for r, i in zip(rows, chosen.tolist()): r.append(i)
         yield chosen.tolist()
         ids = chosen[:, None]
@@ -114,10 +116,11 @@ def generate_batch(model:Transformer, tokenizer:Tokenizer,
                    how:Sampling=Sampling(),
                    max_tokens:int=400,     # at most so many for each story
                    seed:int=0,             # the same seed, the same stories
+                   step:Callable=next_logits, # or a [compiled one](14a_compiled.ipynb)
                   )->list[str]:            # how each prompt goes on, up to the end of its story
     "Tell many stories at once."
     ids = [[] for _ in prompts]
-    done, steps = [False]*len(prompts), continue_all(model.eval(), [[tokenizer.bos_id, *tokenizer.encode(p)] for p in prompts], how, seed)
+    done, steps = [False]*len(prompts), continue_all(model.eval(), [[tokenizer.bos_id, *tokenizer.encode(p)] for p in prompts], how, seed, step)
     for _ in range(max_tokens if prompts else 0):
         for row, i in enumerate(next(steps)):
             done[row] |= i == tokenizer.eos_id
@@ -125,10 +128,10 @@ def generate_batch(model:Transformer, tokenizer:Tokenizer,
         if all(done): break
     return [tokenizer.decode(i) for i in ids]
 
-def generate(model:Transformer, tokenizer:Tokenizer, prompt:str='', how:Sampling=Sampling(), max_tokens:int=400, seed:int=0)->Iterator[str]:
+def generate(model:Transformer, tokenizer:Tokenizer, prompt:str='', how:Sampling=Sampling(), max_tokens:int=400, seed:int=0, step:Callable=next_logits)->Iterator[str]:
     "Tell one story, piece by piece as it is told; the options are those of `generate_batch`."
     ids, told = [], ''
-    for _, (i,) in zip(range(max_tokens), continue_all(model.eval(), [[tokenizer.bos_id, *tokenizer.encode(prompt)]], how, seed)):
+    for _, (i,) in zip(range(max_tokens), continue_all(model.eval(), [[tokenizer.bos_id, *tokenizer.encode(prompt)]], how, seed, step)):
         if i == tokenizer.eos_id: break
         ids.append(i)
         text = tokenizer.decode(ids)
