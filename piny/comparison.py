@@ -43,7 +43,7 @@ def summary(rows:pd.DataFrame)->pd.DataFrame: # a column for each set
     mean, half = by.mean().T, 1.96 * by.sem().T
     return mean.map('{:.3g}'.format) + ' ± ' + half.map('{:.1g}'.format)
 
-MEASURES = dict(words='length, words', longest='longest shared span, words', copied='shared spans of 8 words', repeated='repeated spans of 4 words', bpb='bits per byte')
+MEASURES = dict(words='length, words', longest='longest span shared with the\ntraining text, words', copied='share of spans of 8 words\nthat stand in the training text', repeated='share of spans of 4 words\nthat are repetitions', bpb='bits per byte')
 
 def draw_quality(rows:pd.DataFrame, note:str):
     "The distribution of each measure, one line for each set."
@@ -51,7 +51,7 @@ def draw_quality(rows:pd.DataFrame, note:str):
         fig, axes = plt.subplots(1, len(MEASURES), figsize=(11, 2.7), layout='constrained', sharey=True)
         for i, (ax, (key, label)) in enumerate(zip(axes, MEASURES.items())):
             sns.ecdfplot(rows, x=key, hue='set', hue_order=rows['set'].unique(), palette=['black', sns.color_palette('colorblind')[3]], ax=ax, legend=i == 0)
-            ax.set(xlabel=label, ylabel='share of stories with at most so much' if i == 0 else '', xlim=(0, rows[key].quantile(.995)))
+            ax.set(xlabel=label, ylabel='share of stories' if i == 0 else '', xlim=(0, rows[key].quantile(.995)))
         axes[0].get_legend().set_title(None)
         fig.supxlabel(note, x=.01, ha='left', fontsize=8, color='0.2')
     plt.close(fig)
@@ -83,4 +83,4 @@ def drawn(folder:Path):
     "The figure of what `piny_quality` has kept."
     about, rows = json.loads((folder/'quality.json').read_text()), pd.read_csv(folder/'quality.csv')
     how = ', '.join(f'{name} {value}' for name, value in about['sampling'].items() if value)
-    return draw_quality(rows, f"{about['n_params']:,} parameters, {how}; {len(rows)//2:,} stories each. Spans are compared with the training text.")
+    return draw_quality(rows, f"{about['n_params']:,} parameters, {how}; {len(rows)//2:,} stories each; a line shows the share of stories that have at most so much.")

@@ -25,7 +25,7 @@ def compiled_step(model:Transformer,
                   backend:str='inductor' # of `torch.compile`; this one needs a C++ compiler
                  )->Callable:            # to be given as `step` to `generate` and `generate_batch`, with the same model
     "A faster `next_logits` for single tokens; it is compiled when it is first used."
-    twin, one = deepcopy(model, {id(p): p for p in model.parameters()}), torch.compile(next_logits, backend=backend, dynamic=False)
+    twin, one = deepcopy(model, {id(p): p for p in model.parameters()}), torch.compile(next_logits, backend=backend)
     for layer in twin.modules():
         if type(layer) is nn.Linear: layer.__class__ = OneRow
     return lambda model, ids, pasts: one(twin, ids, pasts) if ids.shape[1] == 1 else next_logits(model, ids, pasts)

@@ -1,5 +1,5 @@
 "What has to hold between the files of the repository, each check with a case that it must refuse."
-import ast, configparser, json, os, re, shutil, subprocess, sys
+import ast, configparser, json, os, re, shutil, subprocess, sys, zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -204,15 +204,19 @@ def test_commands_of_the_pages_exist():
 # -- packaging
 
 @pytest.fixture(scope='module')
-def built(tmp_path_factory):
-    "The metadata that pip would read, made without the network."
+def wheel(tmp_path_factory):
+    "What pip would install, made without the network."
     folder = tmp_path_factory.mktemp('build')
-    for part in 'setup.py pyproject.toml settings.ini README.md LICENSE'.split(): shutil.copy(ROOT/part, folder)
-    shutil.copytree(ROOT/'piny', folder/'piny')
-    program = "from setuptools.build_meta import prepare_metadata_for_build_wheel as f; print(f('meta'))"
-    (folder/'meta').mkdir()
+    for part in 'setup.py pyproject.toml settings.ini MANIFEST.in README.md LICENSE'.split(): shutil.copy(ROOT/part, folder)
+    shutil.copytree(ROOT/'piny', folder/'piny', ignore=shutil.ignore_patterns('__pycache__'))
+    program = "from setuptools.build_meta import build_wheel as f; f('dist')"
     subprocess.run([sys.executable, '-c', program], cwd=folder, check=True, capture_output=True)
-    return metadata.PathDistribution(next((folder/'meta').glob('*.dist-info')))
+    return next((folder/'dist').glob('*.whl'))
+
+@pytest.fixture(scope='module')
+def built(wheel):
+    "The metadata that pip would read."
+    return metadata.PathDistribution(next(p for p in zipfile.Path(wheel).iterdir() if p.name.endswith('.dist-info')))
 
 def test_metadata_are_the_settings(built):
     ini = settings()
@@ -234,6 +238,27 @@ def test_constraints_pin_what_is_required():
     for r in map(Requirement, (settings()['requirements'] + ' ' + settings()['dev_requirements']).split()):
         assert r.name in pins, f'constraints.txt does not pin {r.name}'
         assert r.specifier.contains(str(pins[r.name].specifier).removeprefix('==')), f'{pins[r.name]} is not {r}'
+
+
+# -- the model that comes with piny
+
+MODEL = ROOT/'piny'/'models'/'stories-1m'
+
+def test_the_model_is_installed_and_small(wheel):
+    inside = {f.filename: f.file_size for f in zipfile.ZipFile(wheel).infolist()}
+    files = {p.name: p.stat().st_size for p in MODEL.iterdir()}
+    assert {'model.safetensors', 'tokenizer.model', 'config.json', 'record.json', 'README.md'} <= files.keys()
+    assert {name: inside.get(f'piny/models/stories-1m/{name}') for name in files} == files
+    assert sum(files.values()) < 4e6
+
+def test_the_card_and_the_record_speak_of_the_model():
+    from piny.checkpoint import load
+    model, tok = load()
+    record, card = json.loads((MODEL/'record.json').read_text()), (MODEL/'README.md').read_text()
+    assert record['status'] == 'finished' and record['config']['model'] == vars(model.cfg) and record['fingerprints']['tokenizer'] == tok.fingerprint
+    assert record['n_params'] == sum(p.numel() for p in model.parameters())
+    for words in (f"{record['n_params']:,} parameters", f"{record['val_loss']:.4f} nats", f"{record['val_bpb']:.4f} bits per byte", f"{record['steps']:,} steps", f"{record['tokens']/1e6:.1f} million"):
+        assert words in card, words
 
 
 # -- the set-up of `make`
