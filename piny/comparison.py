@@ -41,7 +41,7 @@ def summary(rows:pd.DataFrame)->pd.DataFrame: # a column for each set
     "Means with the half width of their 95 % intervals."
     by = rows.groupby('set', sort=False)
     mean, half = by.mean().T, 1.96 * by.sem().T
-    return mean.map('{:.3g}'.format) + ' ± ' + half.map('{:.1g}'.format)
+    return mean.map('{:.3g}'.format) + ' ± ' + half.map('{:.2g}'.format)
 
 MEASURES = dict(words='length, words', longest='longest span shared with the\ntraining text, words', copied='share of spans of 8 words\nthat stand in the training text', repeated='share of spans of 4 words\nthat are repetitions', bpb='bits per byte')
 
@@ -77,7 +77,7 @@ def main(args:Sequence[str]|None=None):
     write_text(folder/'quality.json', json.dumps(about, indent=1))
     write_text(folder/'quality.csv', rows.to_csv(index=False, float_format='%.4g'))
     save_figure(drawn(folder), find_root()/'figures'/given['name']/'quality')
-    print(summary(rows).to_string(), f'different words among the first {n:,}: {about["different_words"]}', f'kept in {folder}', sep='\n')
+    print(summary(rows).to_string(), f'different words among the first {n:,}: {about["different_words"]}', f'kept in {folder.relative_to(find_root())}', sep='\n')
 
 def drawn(folder:Path):
     "The figure of what `piny_quality` has kept."
