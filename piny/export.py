@@ -31,6 +31,7 @@ def new_folder(out:str)->Path:
     if path.exists() and (not path.is_dir() or any(path.iterdir())): raise ValueError(f'{out} exists and is not an empty folder; give the name of a new one')
     return path.absolute()
 
+# %% ../nbs/15e_export.ipynb #cb881935
 def convert(command:Command, # whose options are all there but the format
             table:dict,      # from format to function
             action,          # of the function, the checkpoint, and the folder to write

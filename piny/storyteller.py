@@ -48,6 +48,7 @@ def decoded(raw:bytes, name:str)->str:
     try: return raw.decode()
     except UnicodeDecodeError as e: raise ValueError(f'{name} is not UTF-8 at byte {e.start}') from e
 
+# %% ../nbs/14b_storyteller.ipynb #dc1ac76c
 def parse(args:Sequence[str]|None=None)->tuple[Command, dict]: # for its errors; the options
     "What a command line asks for."
     command = Command('piny_generate', 'Tell stories with a trained model.')

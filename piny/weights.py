@@ -40,6 +40,7 @@ def build(cfg:ModelConfig,
     if 2*wanted > n_bytes: raise ValueError(f'config.json asks for {wanted:,} weights, and {n_bytes:,} bytes of weights are there')
     return Transformer(cfg)
 
+# %% ../nbs/10a_weights.ipynb #6ca7a46c
 def read_tensors(paths:Iterable[Path],         # safetensors files
                  wanted:dict[str, tuple],      # shapes, by name
                  ignored:Callable[[str], bool]=lambda name: False, # names that are passed over
@@ -60,6 +61,7 @@ def read_tensors(paths:Iterable[Path],         # safetensors files
         if name not in found: raise ValueError(f'{name} is missing')
     return tensors
 
+# %% ../nbs/10a_weights.ipynb #2819a293
 def put(model:Transformer, tensors:dict[str, Tensor]): # by the name of the parameter, in any precision
     "Give the model these weights."
     with torch.no_grad():
