@@ -94,22 +94,22 @@ def encoding_speed(n:int=40_000, rounds:int=5)->list[dict]:
     return [dict(work=f'encoding, {n:,} stories', threads=cores, program=name, times_as_fast=seconds['SentencePiece']/s) for name, s in seconds.items()]
 
 # %% ../nbs/22_benchmark.ipynb #8040ea6e
-def generation_speed(shape:str='37M', batches:tuple=(1, 16), rounds:int=3)->list[dict]:
+def generation_speed(shape:str='37M', batches:tuple=(1, 16), rounds:int=3)->list[dict]: # `batches` begins with 1
     "A row for each program and number of stories at a time."
-    cfg, rows = SHAPES[shape], []
-    model, theirs, n = Transformer(cfg).eval(), hf_llama(cfg).eval(), cfg.max_seq_len - 1
+    cfg, device, seconds = SHAPES[shape], best_device(), {}
+    model, theirs, n = Transformer(cfg).eval().to(device), hf_llama(cfg).eval().to(device), cfg.max_seq_len - 1
     theirs.load_state_dict({hf_name(name): p for name, p in model.named_parameters()}, strict=False) # the tied output layer has no name of its own
     def tell(batch, step): return list(islice(continue_all(model, [[1]]*batch, Sampling(temperature=0), 0, step), n))
-    def their_tell(batch): return theirs.generate(torch.ones(batch, 1, dtype=torch.long), max_new_tokens=n, min_new_tokens=n, do_sample=False, pad_token_id=0)
+    def their_tell(batch): return theirs.generate(torch.ones(batch, 1, dtype=torch.long, device=device), max_new_tokens=n, min_new_tokens=n, do_sample=False, pad_token_id=0)
     for batch in batches:
-        seconds = take_turns({'Hugging Face': partial(their_tell, batch), 'piny': partial(tell, batch, next_logits), 'piny, compiled': partial(tell, batch, compiled_step(model))}, rounds)
-        rows += [dict(work=f'telling, {shape}', threads=torch.get_num_threads(), batch=f'{batch}×{n}', program=name, times_as_fast=seconds['Hugging Face']/s, tokens_per_second=batch*n/s) for name, s in seconds.items()]
-    first = {row['program']: row['tokens_per_second'] for row in rows[:len(seconds)]}
-    return [row | dict(of_one_story=row['tokens_per_second'] / first[row['program']]) for row in rows]
+        rivals = {'Hugging Face': partial(their_tell, batch), 'piny': partial(tell, batch, next_logits), 'piny, compiled': partial(tell, batch, compiled_step(model))}
+        seconds[batch] = take_turns(rivals, rounds)
+    return [dict(work=f'telling, {shape}', threads=torch.get_num_threads(), batch=f'{batch}×{n}', program=name, times_as_fast=of['Hugging Face']/s, of_one_story=batch*seconds[1][name]/s)
+            for batch, of in seconds.items() for name, s in of.items()]
 
 def late_tokens(shape:str='37M', rounds:int=5)->list[dict]:
     "How much longer the last fifty tokens of a story take than the first fifty."
-    model, ratios = Transformer(SHAPES[shape]).eval(), []
+    model, ratios = Transformer(SHAPES[shape]).eval().to(best_device()), []
     for _ in range(rounds):
         times = [time.perf_counter() for _ in islice(continue_all(model, [[1]], Sampling(temperature=0), 0), model.cfg.max_seq_len - 1)]
         ratios.append((times[-1] - times[-51]) / (times[52] - times[2]))
@@ -119,7 +119,7 @@ def late_tokens(shape:str='37M', rounds:int=5)->list[dict]:
 def table(rows:list[dict])->pd.DataFrame:
     "The measurements as they are shown."
     frame = pd.DataFrame(rows).astype(object)
-    for column, form in dict(times_as_fast='{:.2f}', matrix_rate_share='{:.0%}', peak_gib='{:.2f}', memory_share='{:.2f}', tokens_per_second='{:.0f}', of_one_story='{:.1f}', late_over_early='{:.2f}').items():
+    for column, form in dict(times_as_fast='{:.2f}', matrix_rate_share='{:.0%}', peak_gib='{:.2f}', memory_share='{:.2f}', of_one_story='{:.1f}', late_over_early='{:.2f}').items():
         if column in frame: frame[column] = [form.format(v) if v == v else '' for v in frame[column]]
     return frame.fillna('').set_index('work')
 

@@ -7,19 +7,18 @@ __all__ = ['SHIPPED', 'optimizer_tensors', 'restore_optimizer', 'save', 'checkpo
            'set_aside', 'configs_of', 'restore', 'load']
 
 # %% ../nbs/11_checkpoint.ipynb #a33daa99
-import hashlib, json, shutil, torch
+import hashlib, json, math, shutil, torch
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn, Tensor
 from .config import ModelConfig, TrainConfig, from_plain
 from .files import read_json, written_whole
 from .model import Transformer
 from .tokenizer import Tokenizer
-from .weights import load_model, put, read_tensors, shapes, write_model
+from .weights import load_model, put, read_tensors, shapes, write_model, write_tensors
 
 # %% ../nbs/11_checkpoint.ipynb #3a811c98
 def optimizer_tensors(model:nn.Module, opt:torch.optim.Optimizer)->dict[str, Tensor]:
@@ -49,8 +48,7 @@ def save(run:Path,            # the run's folder
     for left in run.glob('.step-*'): shutil.rmtree(left) # by one that was killed while it wrote
     with written_whole(run/f'step-{state["step"]:08}') as part:
         write_model(part, model, tokenizer, train=asdict(cfg))
-        try: save_file(optimizer_tensors(model, opt), part/'optimizer.safetensors')
-        except SafetensorError as e: raise OSError(str(e)) from e
+        write_tensors(part/'optimizer.safetensors', optimizer_tensors(model, opt))
         files = {path.name: _digest(path) for path in sorted(part.iterdir())}
         (part/'state.json').write_text(json.dumps(state | dict(files=files), indent=1))
     found = checkpoints(run)
@@ -63,7 +61,9 @@ def checkpoints(run:str|Path)->list[Path]: # those that were written to the end,
 
 def best(run:str|Path)->Path|None:
     "The checkpoint with the lowest validation loss; of those without any, the newest; None if there is none."
-    def loss(path): return read_json(path/'state.json').get('val_loss') or float('inf')
+    def loss(path):
+        value = read_json(path/'state.json').get('val_loss')
+        return value if isinstance(value, (int, float)) and math.isfinite(value) else math.inf
     return min((p for p in checkpoints(run) if (p/'state.json').exists()), key=loss, default=None)
 
 # %% ../nbs/11_checkpoint.ipynb #ee49f336

@@ -37,11 +37,12 @@ def compare_stories(model:Transformer, tok:Tokenizer, sets:dict[str, list[str]],
     "All measures for all sets."
     return pd.concat([measure(s, passages).assign(bpb=surprise(model, tok, s), set=name) for name, s in sets.items()], ignore_index=True)
 
-def summary(rows:pd.DataFrame)->pd.DataFrame: # a column for each set
-    "Means with the half width of their 95 % intervals."
-    by = rows.groupby('set', sort=False)
-    mean, half = by.mean().T, 1.96 * by.sem().T
-    return mean.map('{:.3g}'.format) + ' ± ' + half.map('{:.2g}'.format)
+def summary(rows:pd.DataFrame)->pd.DataFrame:
+    "Means of the real stories and the model's, and their differences, with the half widths of 95 % intervals."
+    by = rows.groupby('set')
+    mean, error = by.mean().T, by.sem().T
+    mean['difference'], error['difference'] = mean.model - mean.real, (error.model**2 + error.real**2)**.5
+    return (mean.map('{:.3g}'.format) + ' ± ' + (1.96 * error).map('{:.2g}'.format))[['real', 'model', 'difference']]
 
 # %% ../nbs/24_comparison.ipynb #fbcacae5
 MEASURES = dict(words='length, words', longest='longest span shared with the\ntraining text, words', copied='share of spans of 8 words\nthat stand in the training text', repeated='share of spans of 4 words\nthat are repetitions', bpb='bits per byte')
@@ -62,7 +63,7 @@ def drawn(folder:Path):
     "The figure of what `piny_quality` has kept."
     about, rows = json.loads((folder/'quality.json').read_text()), pd.read_csv(folder/'quality.csv')
     how = ', '.join(f'{name} {value}' for name, value in about['sampling'].items() if value)
-    return draw_quality(rows, f"{about['n_params']:,} parameters, {how}; {len(rows)//2:,} stories each; a line shows the share of stories that have at most so much.")
+    return draw_quality(rows, f"{about['n_params']:,} parameters, {how}; {(rows['set'] == 'model').sum():,} stories each; a line shows the share of stories that have at most so much.")
 
 # %% ../nbs/24_comparison.ipynb #61b4ac45
 def main(args:Sequence[str]|None=None):
@@ -75,6 +76,7 @@ def main(args:Sequence[str]|None=None):
     command.add_fields(Sampling)
     given = vars(command.parse_args(args))
     try:
+        if Path(given['name']).name != given['name']: raise ValueError(f'name is {given["name"]!r}; expected that of a folder, without a path')
         how, (model, tok), real, passages = Sampling(**given_fields(given, Sampling)), load(given['checkpoint']), stories_in(given['stories']), Passages(read_stories(given['train']))
     except (ValueError, OSError) as e: command.error(str(e))
     sets = {'real': real, 'model': tell_many(model, tok, len(real), how)}

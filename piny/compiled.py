@@ -28,4 +28,4 @@ def compiled_step(model:Transformer,
     twin, one = deepcopy(model, {id(p): p for p in model.parameters()}), torch.compile(next_logits, backend=backend)
     for layer in twin.modules():
         if type(layer) is nn.Linear: layer.__class__ = OneRow
-    return lambda model, ids, pasts: one(twin, ids, pasts) if ids.shape[1] == 1 else next_logits(model, ids, pasts)
+    return lambda _, ids, pasts: (one if ids.shape[1] == 1 else next_logits)(twin, ids, pasts)

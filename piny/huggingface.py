@@ -8,17 +8,15 @@ __all__ = ['TOP', 'LAYER', 'FIELDS', 'DEFAULTS', 'ONLY', 'hf_name', 'fast_tokeni
 
 # %% ../nbs/15b_huggingface.ipynb #ac817bac
 import json
-from dataclasses import asdict
 from pathlib import Path
-from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer as Fast, decoders, models, processors
 from .config import ModelConfig, from_plain
 from .files import read_json
 from .llama import refuse_others
 from .model import Transformer
-from .pieces import SPECIAL, merges_of, pieces_of, scores_of, tokenizer_of
+from .pieces import KINDS, SPECIAL, kind_of, merges_of, pieces_of, scores_of, tokenizer_of
 from .tokenizer import SPACE, Tokenizer
-from .weights import build, fitting, put, read_tensors, shapes
+from .weights import build, fitting, put, read_tensors, shapes, write_tensors
 
 # %% ../nbs/15b_huggingface.ipynb #d7f78956
 TOP = {'embedding.weight': 'model.embed_tokens.weight', 'norm.weight': 'model.norm.weight', 'output.weight': 'lm_head.weight'}
@@ -52,12 +50,13 @@ def read_tokenizer(folder:Path)->Tokenizer: # FileNotFoundError, ValueError
     try:
         bpe = stored['model']
         if (bpe['type'], bpe['byte_fallback'], stored['normalizer'], stored['pre_tokenizer']) != ('BPE', True, None, None): raise KeyError('another kind')
+        if sorted(bpe['vocab'].values()) != list(range(len(bpe['vocab']))): raise KeyError('ids with gaps')
         pieces = [piece.replace(' ', SPACE) for piece in sorted(bpe['vocab'], key=bpe['vocab'].get)]
         scores = scores_of([(a.replace(' ', SPACE), b.replace(' ', SPACE)) for a, b in bpe['merges']])
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise ValueError(f'{folder}/tokenizer.json is not a byte-pair encoding of plain text with bytes to fall back on; a tokenizer.model beside it would be read instead') from e
     last = -float(len(scores))
-    return tokenizer_of([(piece, scores.get(piece, last if i > 258 else 0.)) for i, piece in enumerate(pieces)])
+    return tokenizer_of([(piece, scores.get(piece, last if kind_of(i, piece) == KINDS.NORMAL else 0.)) for i, piece in enumerate(pieces)])
 
 # %% ../nbs/15b_huggingface.ipynb #34de534f
 def hf_config(cfg:ModelConfig, tok:Tokenizer)->dict:
@@ -77,16 +76,16 @@ def write_hf(folder:Path,        # which exists
     fast_tokenizer(tok).save(str(folder/'tokenizer.json'))
     for name, values in files.items(): (folder/name).write_text(json.dumps(values, indent=1))
     tok.save(folder/'tokenizer.model')
-    save_file({hf_name(name): p.detach().contiguous() for name, p in model.named_parameters()}, folder/'model.safetensors', metadata=dict(format='pt'))
+    write_tensors(folder/'model.safetensors', {hf_name(name): p for name, p in model.named_parameters()}, dict(format='pt'))
 
 # %% ../nbs/15b_huggingface.ipynb #890edf3b
 DEFAULTS = dict(num_key_value_heads=None, head_dim=None, rms_norm_eps=1e-6, tie_word_embeddings=False, rope_theta=10_000.)
-ONLY = dict(model_type='llama', hidden_act='silu', attention_bias=False, mlp_bias=False, rope_scaling=None)
+ONLY = dict(model_type='llama', hidden_act='silu', attention_bias=False, mlp_bias=False, rope_scaling=None, partial_rotary_factor=1.)
 
 def piny_config(stored:dict)->ModelConfig: # ValueError
     "The shape in a `config.json`."
     rope = stored.get('rope_parameters') or {}
-    if not isinstance(rope, dict) or rope.get('rope_type', 'default') != 'default': raise ValueError(f'rope_parameters is {rope!r}; piny knows only the default')
+    if not isinstance(rope, dict) or rope.get('rope_type', 'default') != 'default' or rope.get('partial_rotary_factor', 1.) != 1.: raise ValueError(f'rope_parameters is {rope!r}; piny knows only the default')
     for name, value in ONLY.items():
         if stored.get(name, value) != value: raise ValueError(f'{name} is {stored[name]!r}; piny reads only {value!r}')
     stored = DEFAULTS | stored | ({'rope_theta': rope['rope_theta']} if 'rope_theta' in rope else {})
@@ -98,11 +97,16 @@ def piny_config(stored:dict)->ModelConfig: # ValueError
 
 def read_hf(folder:Path)->tuple[Transformer, Tokenizer]: # FileNotFoundError, ValueError
     "The Llama in a folder."
-    cfg = piny_config(read_json(folder/'config.json'))
+    stored = read_json(folder/'config.json')
+    try: cfg = piny_config(stored)
+    except ValueError as e: raise ValueError(f'{folder}/config.json: {e}') from e
     files = sorted(folder.glob('*.safetensors'))
     if not files: raise FileNotFoundError(f'{folder} holds no weights as .safetensors, and piny opens no pickles')
     model = build(cfg, sum(f.stat().st_size for f in files))
     wanted = {hf_name(name): shape for name, shape in shapes(model).items()}
     tensors = read_tensors(files, wanted, lambda name: name.endswith('rotary_emb.inv_freq') or name == 'lm_head.weight' and cfg.tied)
     put(model, {name: tensors[hf_name(name)] for name in shapes(model)})
-    return model.eval(), fitting(read_tokenizer(folder), model)
+    tok = fitting(read_tokenizer(folder), model)
+    for name, own in (('bos_token_id', tok.bos_id), ('eos_token_id', tok.eos_id)):
+        if stored.get(name, own) != own: raise ValueError(f'{name} is {stored[name]!r} in config.json, and {own} in the tokenizer')
+    return model.eval(), tok

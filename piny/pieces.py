@@ -8,7 +8,7 @@ __all__ = ['SPECIAL', 'KINDS', 'kind_of', 'pieces_of', 'tokenizer_of', 'merges_o
 # %% ../nbs/15a_pieces.ipynb #4854a9a2
 import re
 from sentencepiece import sentencepiece_model_pb2 as spm_model
-from .tokenizer import SPACE, Tokenizer
+from .tokenizer import Tokenizer
 
 # %% ../nbs/15a_pieces.ipynb #8cbdf147
 SPECIAL = ('<unk>', '<s>', '</s>') # the first three pieces

@@ -63,8 +63,8 @@ def measure(stories:Iterable[str],
     return pd.DataFrame([row(words_of(s)) for s in stories])
 
 def surprise(model:Transformer, tok:Tokenizer, stories:list[str])->np.ndarray: # (stories,) bits per byte
-    "How many bits the model needs for each byte of each story, its end included."
-    sizes = np.array([len(s.encode()) for s in stories])
+    "How many bits the model needs for each byte of each story, its end included; an empty one counts as one byte."
+    sizes = np.array([len(s.encode()) or 1 for s in stories])
     ids = [np.array([tok.bos_id, *tok.encode(s), tok.eos_id]) for s in stories]
     return evaluate(model, ids, int(sizes.sum())).stories / math.log(2) / sizes
 

@@ -74,13 +74,16 @@ def folders(tmp_path_factory):
     for name, write in dict(piny=write_model, hf=write_hf, llama2c=write_llama2c).items():
         (root/name).mkdir()
         write(root/name, model, tok)
+    for step in (1, 2): # a run, of which the best checkpoint is looked for
+        shutil.copytree(root/'piny', root/'run'/f'step-{step:08}')
+        (root/'run'/f'step-{step:08}'/'state.json').write_text(json.dumps(dict(step=step, val_loss=float(step))))
     shutil.copytree(root/'hf', root/'hf-json')
     (root/'hf-json'/'tokenizer.model').unlink()
     return root
 
-READERS = dict(piny='weights:load_model', hf='huggingface:read_hf', llama2c='llama2c:read_llama2c')
+READERS = dict(run='checkpoint:load', piny='weights:load_model', hf='huggingface:read_hf', llama2c='llama2c:read_llama2c')
 FILES = [('piny', 'config.json'), ('piny', 'model.safetensors'), ('piny', 'tokenizer.model'), ('hf', 'config.json'), ('hf', 'model.safetensors'),
-         ('hf-json', 'tokenizer.json'), ('llama2c', 'model.bin'), ('llama2c', 'tokenizer.bin')]
+         ('hf-json', 'tokenizer.json'), ('llama2c', 'model.bin'), ('llama2c', 'tokenizer.bin'), ('run', 'step-00000001/state.json')]
 
 @pytest.mark.parametrize('folder, name', FILES)
 def test_mutants_are_refused_or_read(folder, name, folders, reader):
