@@ -32,8 +32,6 @@ def restore_optimizer(model:nn.Module, opt:torch.optim.Optimizer, tensors:dict[s
         p = model.get_parameter(name)
         opt.state[p][key] = value.to(p.device)
 
-
-
 # %% ../nbs/11_checkpoint.ipynb #cca2ce2e
 def _digest(path:Path)->str:
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
