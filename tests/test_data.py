@@ -5,9 +5,9 @@ from pathlib import Path
 import psutil, pytest
 from piny.data import Dataset
 from piny.grammar import grammar_stories
-from piny.tinystories import REPO, REVISION, VERSIONS
+from piny.commands.data import REPO, REVISION, VERSIONS
 
-COMMAND = [sys.executable, '-c', 'from piny.tinystories import main; main()']
+COMMAND = [sys.executable, '-c', 'from piny.commands.data import main; main()']
 STORIES = list(grammar_stories(3_000, seed=5))
 FILES = {name: ('\n<|endoftext|>\n'.join(part) + '\n<|endoftext|>\n').encode() for name, part in zip(VERSIONS['V2-GPT4'], (STORIES[:2_900], STORIES[2_900:]))}
 

@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = 'nbs ablations piny results figures settings.ini docs.py CONTRIBUTING.md CHANGELOG.md'.split()
+PARTS = 'nbs ablations piny results figures settings.ini tools CONTRIBUTING.md CHANGELOG.md'.split()
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
@@ -18,7 +18,7 @@ def site(tmp_path_factory):
         elif (ROOT/part).exists(): shutil.copy(ROOT/part, root/part)
     path = os.pathsep.join(p for p in os.environ['PATH'].split(os.pathsep) if not (Path(p)/'quarto').exists())
     env = dict(os.environ, PATH=path, PYTHONPATH=str(root), OMP_NUM_THREADS='1')
-    done = subprocess.run([sys.executable, 'docs.py', 'site'], cwd=root, env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, 'tools/docs.py', 'site'], cwd=root, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return root/'_docs'
 

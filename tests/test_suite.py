@@ -9,7 +9,7 @@ from piny.grammar import grammar_stories
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED = 'started seconds tokens_per_second peak_memory_bytes'.split() # all else in a record has to repeat
-ABLATE = [sys.executable, '-c', 'from piny.suite import ablate; ablate()']
+ABLATE = [sys.executable, '-c', 'from piny.commands.ablate import ablate; ablate()']
 
 @pytest.fixture
 def repo(tmp_path, monkeypatch):

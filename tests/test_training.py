@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from piny.checkpoint import checkpoints, newest_good, read_state
 from piny.config import PRESETS, ModelConfig, TrainConfig
 from piny.data import prepare
-from piny.device import loss_scaler
+from piny.machine import loss_scaler
 from piny.grammar import grammar_stories
 from piny.loop import Progress, train
 from piny.model import Transformer
@@ -16,7 +16,7 @@ from piny.optimizer import make_optimizer
 from piny.record import read_record
 
 HERE = Path(__file__).resolve().parent
-TRAIN, RANKS = ['-m', 'piny.training'], ['-m', 'torch.distributed.run', '--nproc-per-node', '2', '--standalone', '-m', 'piny.training']
+TRAIN, RANKS = ['-m', 'piny.commands.train'], ['-m', 'torch.distributed.run', '--nproc-per-node', '2', '--standalone', '-m', 'piny.commands.train']
 SHAPE = '--vocab-size 400 --dim 32 --n-layers 1 --n-heads 2 --n-kv-heads 1 --hidden-dim 64 --max-seq-len 64 --precision fp32 --compile no'.split()
 BUDGET = '--batch-size 8 --lr 1e-2 --warmup 5'.split()
 ENV = os.environ | dict(OMP_NUM_THREADS='1')
@@ -73,9 +73,9 @@ def test_sigterm_to_two_ranks(data, tmp_path):
 
 def test_a_rank_that_fails_ends_all(data, tmp_path):
     failing = tmp_path/'failing.py'
-    failing.write_text('import os, piny.loop, piny.training\nfrom torch.distributed.elastic.multiprocessing import errors\n'
+    failing.write_text('import os, piny.loop, piny.commands.train\nfrom torch.distributed.elastic.multiprocessing import errors\n'
                        'def lr_at(step, cfg):\n    if step == 3 and os.environ["RANK"] == "1": raise RuntimeError("rank 1 has lost its marbles")\n    return 1e-3\n'
-                       'piny.loop.lr_at = lr_at\nif __name__ == "__main__": errors.record(piny.training.main)()\n')
+                       'piny.loop.lr_at = lr_at\nif __name__ == "__main__": errors.record(piny.commands.train.main)()\n')
     began = time.time()
     code, said = call('--data', data, *SHAPE, *BUDGET, '--steps', '100000', '--out', tmp_path/'run', how=[*RANKS[:-2], str(failing)])
     assert code != 0 and 'rank 1 has lost its marbles' in said and time.time() - began < 90
@@ -91,7 +91,7 @@ def child(args, log, kill_at):
     "`piny_train` in a process that kills itself before it takes step `kill_at`; None: it lives."
     torch.set_num_threads(1)
     import piny.loop
-    from piny.training import main
+    from piny.commands.train import main
     lr_at = piny.loop.lr_at # asked for once at the beginning of each step
     def mortal_lr_at(step, cfg):
         if step == kill_at: os.kill(os.getpid(), signal.SIGKILL)
@@ -102,7 +102,7 @@ def child(args, log, kill_at):
 def test_sigkill_at_random_steps(data, tmp_path):
     "Killed twenty times, with its newest checkpoint cut in half once, and resumed each time: the same weights, averages and metrics as undisturbed."
     ctx = multiprocessing.get_context('forkserver') # imports torch once, for all of them
-    ctx.set_forkserver_preload(['piny.training', 'torch._dynamo'])
+    ctx.set_forkserver_preload(['piny.commands.train', 'torch._dynamo'])
     args = ['--data', data, *SHAPE, *BUDGET, '--steps', '420', '--eval-every', '140', '--dropout', '.1', '--save-every', '7']
     def run(out, kill_at=None):
         process = ctx.Process(target=child, args=([*args, '--out', str(tmp_path/out)], tmp_path/'log', kill_at))
