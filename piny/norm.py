@@ -17,12 +17,15 @@ class RMSNorm(nn.Module):
         eps:float=1e-5, # added to the mean square
     ):
         super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(dim)), eps
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
 
-    def forward(self, x:Tensor # (..., D)
-               )->Tensor:      # same shape and type; the root is taken in fp32
+    def forward(self,
+        x:Tensor, # (..., D)
+    )->Tensor:    # (..., D) of the same type; the root is taken in fp32
         xf = x.float()
-        return (xf * torch.rsqrt(xf.pow(2).mean(-1, keepdim=True) + self.eps)).type_as(x) * self.weight.type_as(x)
+        scale = torch.rsqrt(xf.pow(2).mean(-1, keepdim=True) + self.eps) # (..., 1)
+        return (xf * scale).type_as(x) * self.weight.type_as(x)
 
 # %% ../nbs/20_norm.ipynb #28606772
 NORMS = dict(rmsnorm=RMSNorm, layernorm=nn.LayerNorm, none=nn.Identity)

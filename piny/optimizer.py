@@ -10,23 +10,29 @@ import math, torch
 from torch import nn
 from .config import TrainConfig
 
-# %% ../nbs/30_optimizer.ipynb #108af6a3
+# %% ../nbs/30_optimizer.ipynb #a7765bff
 def lr_at(step:int,        # optimiser step, from 0
-          cfg:TrainConfig, # peak `lr`, `warmup`, `decay_steps` (0: `steps`), `min_lr_ratio`
+          cfg:TrainConfig, # peak `lr`, `warmup`, `decay_steps` (0: as `steps`), `min_lr_ratio`
          )->float:         # learning rate of that step
     "Linear warm-up to `lr`, cosine to `min_lr_ratio * lr` at `decay_steps`, constant after."
     if step < cfg.warmup: return cfg.lr * (step+1) / cfg.warmup
     end = cfg.decay_steps or cfg.steps
     done = min(1, (step - cfg.warmup) / max(1, end - cfg.warmup)) # share of the cosine behind us
-    return cfg.lr * (cfg.min_lr_ratio + (1 - cfg.min_lr_ratio) * (1 + math.cos(math.pi*done)) / 2)
+    cosine = (1 + math.cos(math.pi*done)) / 2                     # from 1 to 0
+    return cfg.lr * (cfg.min_lr_ratio + (1 - cfg.min_lr_ratio) * cosine)
 
 # %% ../nbs/30_optimizer.ipynb #bde34867
-def param_groups(model:nn.Module, weight_decay:float)->list[dict]:
+def param_groups(model:nn.Module,    # whose parameters are to be trained
+                 weight_decay:float, # share of `lr` by which a matrix shrinks in a step
+                )->list[dict]:       # two groups, as `torch.optim` takes them
     "Matrices with weight decay, vectors without."
-    ps = list(model.parameters())
-    return [dict(params=[p for p in ps if p.ndim >= 2], weight_decay=weight_decay),
-            dict(params=[p for p in ps if p.ndim <  2], weight_decay=0.)]
+    parameters = list(model.parameters())
+    return [dict(params=[p for p in parameters if p.ndim >= 2], weight_decay=weight_decay),
+            dict(params=[p for p in parameters if p.ndim <  2], weight_decay=0.)]
 
-def make_optimizer(model:nn.Module, cfg:TrainConfig)->torch.optim.AdamW:
-    "AdamW as `cfg` says, one fused kernel for all tensors."
-    return torch.optim.AdamW(param_groups(model, cfg.weight_decay), lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), fused=True)
+def make_optimizer(model:nn.Module,  # whose parameters are to be trained
+                   cfg:TrainConfig,  # `lr`, `beta1`, `beta2`, `weight_decay`
+                  )->torch.optim.AdamW:
+    "AdamW as `cfg` says, one fused kernel for all tensors (Loshchilov & Hutter 2019)."
+    groups = param_groups(model, cfg.weight_decay)
+    return torch.optim.AdamW(groups, lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), fused=True)
