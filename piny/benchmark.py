@@ -21,7 +21,8 @@ from .config import PRESETS, ModelConfig, TrainConfig, find_root
 from .data import in_parallel, row_of
 from .machine import DTYPES, autocast, best_device, best_precision
 from .files import write_text
-from .generation import Sampling, continue_all, next_logits
+from .generation import continue_all, next_logits
+from .config import Sampling
 from .grammar import grammar_stories
 from .huggingface import hf_llama, hf_name
 from .loss import NextTokenLoss

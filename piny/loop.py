@@ -76,7 +76,7 @@ def train(model:Transformer,               # on its device; trained in place
         if at.diverged: return
         at.losses.append(at.loss)
         scaler.unscale_(opt)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf)
         scaler.step(opt)
         scaler.update()
         opt.zero_grad()

@@ -8,11 +8,12 @@ __all__ = ['BLOCKS', 'PreNorm', 'PostNorm', 'Transformer', 'seed_for', 'generato
 
 # %% ../nbs/24_model.ipynb #15c21f23
 import hashlib, torch
+from collections.abc import Sequence
 from torch import nn, Tensor
 from .config import ModelConfig, choose
 from .norm import NORMS
 from .position import POSITIONS, Position
-from .attention import Attention
+from .attention import Attention, Past
 from .feedforward import FEEDFORWARDS
 
 # %% ../nbs/24_model.ipynb #8b8be8b2
@@ -21,18 +22,22 @@ class PreNorm(nn.Module):
     def __init__(self, cfg:ModelConfig):
         super().__init__()
         norm = choose(NORMS, cfg.norm, 'norm')
-        self.attention_norm, self.feedforward_norm = norm(cfg.dim, cfg.norm_eps), norm(cfg.dim, cfg.norm_eps)
+        self.attention_norm = norm(cfg.dim, cfg.norm_eps)
+        self.feedforward_norm = norm(cfg.dim, cfg.norm_eps)
         self.attention = Attention(cfg)
         self.feedforward = choose(FEEDFORWARDS, cfg.feedforward, 'feedforward')(cfg)
         self.dropout = nn.Dropout(cfg.dropout)
 
-    def forward(self, x:Tensor, position:Position, past=None)->Tensor: # (B, T, D) -> (B, T, D)
+    def forward(self, x:Tensor,    # (B, T, D)
+                position:Position, # shared by all blocks
+                past:Past,         # of this block's attention
+               )->Tensor:          # (B, T, D)
         x = x + self.dropout(self.attention(self.attention_norm(x), position, past))
         return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
 
 class PostNorm(PreNorm):
     "The same layers, with the stream itself normalised after each addition (Vaswani et al. 2017)."
-    def forward(self, x, position, past=None):
+    def forward(self, x, position, past):
         x = self.attention_norm(x + self.dropout(self.attention(x, position, past)))
         return self.feedforward_norm(x + self.dropout(self.feedforward(x)))
 
@@ -55,15 +60,18 @@ class Transformer(nn.Module):
         if cfg.tied: self.output.weight = self.embedding.weight
         init_weights(self, seed)
 
-    def hidden(self, ids:Tensor,  # (B, T) token ids; `ValueError` if T is over `max_seq_len`
-               pasts:list|None=None, # a `piny.generation.Past` for each layer; None: ids begin at 0
-              )->Tensor:          # (B, T, D), what the output layer reads
+    def hidden(self, ids:Tensor,           # (B, T) token ids
+               pasts:Sequence[Past]=(),    # one for each block; none: nothing came before
+              )->Tensor:                   # (B, T, D)
+        "What the output layer reads; ValueError if T is over `max_seq_len`."
         if ids.shape[-1] > self.cfg.max_seq_len:
-            raise ValueError(f'{ids.shape[-1]} tokens are more than max_seq_len {self.cfg.max_seq_len}')
-        pasts = pasts or [None]*len(self.blocks)
-        x = self.position.embed(self.embedding(ids), pasts[0] and pasts[0].at) # (B, T) -> (B, T, D)
+            raise ValueError(f'{ids.shape[-1]} tokens are more than max_seq_len '
+                             f'{self.cfg.max_seq_len}')
+        pasts = pasts or [Past()] * len(self.blocks)
+        x = self.position.embed(self.embedding(ids), pasts[0].at) # (B, T) -> (B, T, D)
         x = self.dropout(x)
-        for block, past in zip(self.blocks, pasts): x = block(x, self.position, past)
+        for block, past in zip(self.blocks, pasts):
+            x = block(x, self.position, past)
         return self.norm(x)
 
     def forward(self, ids:Tensor # (B, T) token ids
@@ -94,9 +102,9 @@ def n_elements(module:nn.Module)->int: return sum(p.numel() for p in module.para
 
 def maps(cfg:ModelConfig)->dict[str, list[tuple[int, int, bool]]]: # (inputs, outputs, has a bias)
     "The linear maps that a token passes in one layer."
-    D, kv_dim = cfg.dim, cfg.n_kv_heads*cfg.head_dim
-    return dict(attention   = [(D, D, False), (D, kv_dim, False), (D, kv_dim, False), (D, D, cfg.bias)],
-                feedforward = list(choose(FEEDFORWARDS, cfg.feedforward, 'feedforward').maps(cfg).values()))
+    layers = dict(attention=Attention,
+                  feedforward=choose(FEEDFORWARDS, cfg.feedforward, 'feedforward'))
+    return {name: list(layer.maps(cfg).values()) for name, layer in layers.items()}
 
 def param_counts(cfg:ModelConfig)->dict[str, int]:
     "Parameters of each part, by formula; their sum is the model's."

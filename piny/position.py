@@ -39,6 +39,9 @@ class RoPE(Position):
     "Turn pairs of channels by an angle that grows with position (Su et al. 2021, eq. 34); pairs are halves."
     def __init__(self, cfg:ModelConfig):
         super().__init__(cfg)
+        if cfg.head_dim % 2:
+            raise ValueError(f'RoPE turns pairs: head_dim {cfg.head_dim} '
+                             f'(dim {cfg.dim} / n_heads {cfg.n_heads}) is odd')
         theta = 1 / cfg.rope_theta ** (torch.arange(0, cfg.head_dim, 2) / cfg.head_dim) # (Dh/2,), rounded as other programs round it
         angle = torch.outer(torch.arange(cfg.max_seq_len), theta)                       # (T, Dh/2)
         self.register_buffer('cos', angle.cos(), persistent=False)

@@ -19,7 +19,8 @@ from pathlib import Path
 from pydivsufsort import divsufsort
 from tqdm import tqdm
 from .evaluation import evaluate
-from .generation import Sampling, generate_batch
+from .generation import generate_batch
+from .config import Sampling
 from .model import Transformer
 from .stories import read_stories
 from .style import STYLE

@@ -4,7 +4,8 @@ from itertools import islice
 import pytest
 
 from piny.checkpoint import load
-from piny.generation import Sampling, generate_batch
+from piny.generation import generate_batch
+from piny.config import Sampling
 from piny.gguf import write_gguf
 from piny.stories import corpus_splits
 

@@ -35,7 +35,8 @@ def mutant(good, rng):
 def read_all(reader, folder, name, seed):
     "Read `N` mutants of a file and use what can be read; returns how many were refused, and what went wrong."
     import importlib
-    from piny.generation import Sampling, generate_batch
+    from piny.generation import generate_batch
+from piny.config import Sampling
     module, function = reader.split(':')
     read, path, rng = getattr(importlib.import_module(f'piny.{module}'), function), Path(folder)/name, random.Random(seed)
     os.chdir(folder)

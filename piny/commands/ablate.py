@@ -72,7 +72,7 @@ def parse(args:Sequence[str]|None=None # words of the command line; `None`: this
     parser = Command('piny_ablate', 'Train the variants of some questions, draw their figures, say what came out.')
     parser.add_argument('questions', nargs='*', metavar='question', help=f'{", ".join(QUESTIONS)}; none: all of them', default=[])
     parser.add_fields(Study)
-    given = vars(parser.parse_args(args))
+    given = parser.given(args)
     questions = given.pop('questions')
     try:
         for q in questions or QUESTIONS: choose(QUESTIONS, q, 'question'), notebook(q)
@@ -108,6 +108,6 @@ def draw():
     "The command `piny_draw`: redraw the figures of a study from its records."
     parser = Command('piny_draw', 'Redraw the figures of a study from its records; nothing is trained.')
     parser.add_argument('study', help='a folder in results/, as in tinystories-small')
-    name = parser.parse_args().study
+    name = parser.given()['study']
     try: print(*draw_study(load_records(find_root()/'results'/name), find_root()/'figures'/name), sep='\n')
     except (FileNotFoundError, ValueError) as e: parser.error(str(e))

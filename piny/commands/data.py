@@ -63,7 +63,7 @@ def parse(args:Sequence[str]|None=None)->tuple[Command, dict]: # for its errors;
     command.add_argument('--version', default='V2-GPT4', help=f'of TinyStories: {" or ".join(VERSIONS)} (default: V2-GPT4)')
     command.add_argument('--vocab-size', type=int, default=16_384, help='pieces of the tokenizer (default: 16384)')
     command.add_argument('--out', type=Path, default=find_root()/'data', help='gets a folder for the data (default: data/)')
-    return command, vars(command.parse_args(args))
+    return command, command.given(args)
 
 def report(data:Dataset)->str:
     "What came of it, a line for each split."

@@ -44,7 +44,7 @@ def convert(command:Command, # whose options are all there but the format
     "What both commands do."
     command.add_argument('format', metavar='FORMAT', help=' or '.join(table))
     command.add_argument('--out', required=True, metavar='DIR', help='a new folder for the model')
-    given = vars(command.parse_args(args))
+    given = command.given(args)
     try:
         work, out = choose(table, given['format'], 'format'), new_folder(given['out'])
         with written_whole(out) as part: action(work, given['checkpoint'], part)

@@ -13,7 +13,8 @@ from pathlib import Path
 from ..checkpoint import SHIPPED, load
 from .parser import Command, given_fields
 from ..compiled import compiled_step
-from ..generation import Sampling, continue_all, fit, generate, next_logits
+from ..generation import continue_all, fit, generate, next_logits
+from ..config import Sampling
 from ..model import Transformer
 from ..tokenizer import Tokenizer
 
@@ -74,7 +75,7 @@ def parse(args:Sequence[str]|None=None)->tuple[Command, dict]: # for its errors;
     command.add_argument('--max-tokens', type=int, default=400, help='end a story after so many tokens (default: 400)')
     command.add_argument('--compile', action='store_true', help='take a quarter of a minute to prepare a program that tells faster, for large models; needs a C++ compiler')
     command.add_fields(Sampling)
-    return command, vars(command.parse_args(args))
+    return command, command.given(args)
 
 def main(args:Sequence[str]|None=None):
     "The command `piny_generate`."

@@ -14,7 +14,7 @@ from ..checkpoint import SHIPPED, load
 from .parser import Command, given_fields
 from ..config import find_root
 from ..files import write_text
-from ..generation import Sampling
+from ..config import Sampling
 from ..machine import circumstances
 from ..quality import Passages, compare_stories, drawn, stories_in, summary, tell_many, variety, words_of
 from ..stories import read_stories
@@ -29,7 +29,7 @@ def main(args:Sequence[str]|None=None):
     command.add_argument('--stories', required=True, metavar='DIR', help='a folder of .txt files with real stories that it was not trained on')
     command.add_argument('--name', required=True, help='of the folders in results/ and figures/ that are written')
     command.add_fields(Sampling)
-    given = vars(command.parse_args(args))
+    given = command.given(args)
     try:
         if Path(given['name']).name != given['name']: raise ValueError(f'name is {given["name"]!r}; expected that of a folder, without a path')
         how, (model, tok), real, passages = Sampling(**given_fields(given, Sampling)), load(given['checkpoint']), stories_in(given['stories']), Passages(read_stories(given['train']))

@@ -51,7 +51,7 @@ def parse(args:list[str]|None=None # words of the command line; `None`: this pro
     command.add_argument('--save-every', type=int, help='steps between checkpoints, besides one at each evaluation (default: 0, no others)')
     command.add_argument('--tensorboard', action='store_true', default=None, help='write event files for TensorBoard as well')
     for cls in (ModelConfig, TrainConfig): command.add_fields(cls, "the preset's")
-    given = vars(command.parse_args(args))
+    given = command.given(args)
     try:
         if given['resume'] and given['out']: raise ValueError('--resume names the folder already; leave --out away')
         order, out = dict(preset='piny', data=None, keep=2, save_every=0, tensorboard=False), Path(given['resume'] or given['out'] or '')
