@@ -18,7 +18,7 @@ from .config import ModelConfig, TrainConfig, from_plain
 from .files import read_json, written_whole
 from .model import Transformer
 from .tokenizer import Tokenizer
-from .weights import load_model, put, read_tensors, shapes, write_model, write_tensors
+from .weights import read_model, read_tensors, set_weights, shapes_of, write_model, write_tensors
 
 # %% ../nbs/34_checkpoint.ipynb #3a811c98
 def optimizer_tensors(model:nn.Module, opt:torch.optim.Optimizer)->dict[str, Tensor]:
@@ -96,7 +96,8 @@ def configs_of(folder:str|Path)->tuple[ModelConfig, TrainConfig]:
 
 def restore(folder:Path, model:Transformer, opt:torch.optim.Optimizer):
     "Weights and optimiser of a checkpoint."
-    put(model, read_tensors([folder/'model.safetensors'], shapes(model)))
+    weights = folder/'model.safetensors'
+    set_weights(model, read_tensors([weights], shapes_of(model.cfg, weights.stat().st_size)))
     restore_optimizer(model, opt, load_file(folder/'optimizer.safetensors'))
 
 SHIPPED = files('piny')/'models'/'stories-1m' # the model that comes with piny
@@ -106,4 +107,4 @@ def load(folder:str|Path=SHIPPED)->tuple[Transformer, Tokenizer]: # a checkpoint
     run = Path(folder)
     folder = run if (run/'config.json').exists() else best(run)
     if folder is None: raise FileNotFoundError(f'{run} holds no checkpoint: expected a folder with config.json, model.safetensors and tokenizer.model')
-    return load_model(folder)
+    return read_model(folder)

@@ -16,7 +16,7 @@ from .llama import refuse_others
 from .model import Transformer
 from .llama import KINDS, SPECIAL, kind_of, merges_of, pieces_of, scores_of, tokenizer_of
 from .tokenizer import SPACE, Tokenizer
-from .weights import build, fitting, put, read_tensors, shapes, write_tensors
+from .weights import check_tokenizer, model_of, read_tensors, shapes_of, write_tensors
 
 # %% ../nbs/61_huggingface.ipynb #d7f78956
 TOP = {'embedding.weight': 'model.embed_tokens.weight', 'norm.weight': 'model.norm.weight', 'output.weight': 'lm_head.weight'}
@@ -102,14 +102,13 @@ def read_hf(folder:Path)->tuple[Transformer, Tokenizer]: # FileNotFoundError, Va
     except ValueError as e: raise ValueError(f'{folder}/config.json: {e}') from e
     files = sorted(folder.glob('*.safetensors'))
     if not files: raise FileNotFoundError(f'{folder} holds no weights as .safetensors, and piny opens no pickles')
-    model = build(cfg, sum(f.stat().st_size for f in files))
-    wanted = {hf_name(name): shape for name, shape in shapes(model).items()}
+    shapes = shapes_of(cfg, sum(f.stat().st_size for f in files))
+    wanted = {hf_name(name): shape for name, shape in shapes.items()}
     tensors = read_tensors(files, wanted, lambda name: name.endswith('rotary_emb.inv_freq') or name == 'lm_head.weight' and cfg.tied)
-    put(model, {name: tensors[hf_name(name)] for name in shapes(model)})
-    tok = fitting(read_tokenizer(folder), model)
+    tok = check_tokenizer(read_tokenizer(folder), cfg)
     for name, own in (('bos_token_id', tok.bos_id), ('eos_token_id', tok.eos_id)):
         if stored.get(name, own) != own: raise ValueError(f'{name} is {stored[name]!r} in config.json, and {own} in the tokenizer')
-    return model.eval(), tok
+    return model_of(cfg, {name: tensors[hf_name(name)] for name in shapes}), tok
 
 # %% ../nbs/61_huggingface.ipynb #beade8ff
 def hf_llama(cfg:ModelConfig,

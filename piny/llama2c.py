@@ -16,7 +16,7 @@ from .llama import halves, interleaved, refuse_others, reorder
 from .model import Transformer
 from .llama import pieces_of, tokenizer_of
 from .tokenizer import SPACE, Tokenizer
-from .weights import build, fitting, put, shapes
+from .weights import check_tokenizer, model_of, set_weights, shapes_of
 
 # %% ../nbs/62_llama2c.ipynb #563a4207
 HEADER = struct.Struct('<7i')
@@ -45,15 +45,14 @@ def read_bin(path:Path)->Transformer: # FileNotFoundError; ValueError, before me
     with open(path, 'rb') as f: dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len = HEADER.unpack(f.read(HEADER.size))
     try:
         cfg = ModelConfig(abs(vocab_size), dim, n_layers, n_heads, n_kv_heads, hidden_dim, max_seq_len, tied=vocab_size > 0)
-        model = build(cfg, size)
+        shapes = shapes_of(cfg, size)
     except ValueError as e: raise ValueError(f'{path} is damaged, or not of llama2.c: {e}') from e
-    sizes = {name: np.prod(shape) for name, shape in shapes(model).items()} | dict.fromkeys(('cos', 'sin'), cfg.max_seq_len * cfg.head_dim//2)
+    sizes = {name: np.prod(shape) for name, shape in shapes.items()} | dict.fromkeys(('cos', 'sin'), cfg.max_seq_len * cfg.head_dim//2)
     wanted = HEADER.size + 4*sum(sizes.values())
     if size != wanted: raise ValueError(f'{path} is damaged: it has {size:,} bytes, and its header asks for {wanted:,}')
     numbers, tensors = np.fromfile(path, '<f4', offset=HEADER.size), {}
     for name in names_in_order(cfg): tensors[name], numbers = torch.from_numpy(numbers[:sizes[name]]), numbers[sizes[name]:]
-    put(model, reorder({name: tensors[name].view(shape) for name, shape in shapes(model).items()}, halves, cfg.head_dim))
-    return model.eval()
+    return model_of(cfg, reorder({name: tensors[name].view(shape) for name, shape in shapes.items()}, halves, cfg.head_dim))
 
 # %% ../nbs/62_llama2c.ipynb #a18a7eee
 NUMBER, ENTRY = struct.Struct('<i'), struct.Struct('<fi') # longest piece; score and length
@@ -88,4 +87,4 @@ def read_llama2c(folder:Path)->tuple[Transformer, Tokenizer]: # FileNotFoundErro
     found = [path for path in sorted(folder.glob('*.bin')) if path.name != 'tokenizer.bin']
     if len(found) != 1: raise FileNotFoundError(f'{folder} holds {len(found)} models; expected tokenizer.bin and one more .bin file')
     model = read_bin(found[0])
-    return model, fitting(read_tokenizer(folder/'tokenizer.bin'), model)
+    return model, check_tokenizer(read_tokenizer(folder/'tokenizer.bin'), model.cfg)

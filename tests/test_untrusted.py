@@ -36,7 +36,7 @@ def read_all(reader, folder, name, seed):
     "Read `N` mutants of a file and use what can be read; returns how many were refused, and what went wrong."
     import importlib
     from piny.generation import generate_batch
-from piny.config import Sampling
+    from piny.config import Sampling
     module, function = reader.split(':')
     read, path, rng = getattr(importlib.import_module(f'piny.{module}'), function), Path(folder)/name, random.Random(seed)
     os.chdir(folder)
@@ -82,7 +82,7 @@ def folders(tmp_path_factory):
     (root/'hf-json'/'tokenizer.model').unlink()
     return root
 
-READERS = dict(run='checkpoint:load', piny='weights:load_model', hf='huggingface:read_hf', llama2c='llama2c:read_llama2c')
+READERS = dict(run='checkpoint:load', piny='weights:read_model', hf='huggingface:read_hf', llama2c='llama2c:read_llama2c')
 FILES = [('piny', 'config.json'), ('piny', 'model.safetensors'), ('piny', 'tokenizer.model'), ('hf', 'config.json'), ('hf', 'model.safetensors'),
          ('hf-json', 'tokenizer.json'), ('llama2c', 'model.bin'), ('llama2c', 'tokenizer.bin'), ('run', 'step-00000001/state.json')]
 
