@@ -13,26 +13,31 @@ from .config import ModelConfig
 
 # %% ../nbs/23_feedforward.ipynb #ee498524
 class Gated(Layer):
-    "`down(act(gate(x)) * up(x))` (Shazeer 2020, eq. 6)."
+    "`down(act(gate(x)) * up(x))` (Shazeer 2020, eq. 6); a subclass gives the activation `act`."
     @staticmethod
     def maps(cfg):
         D, F, b = cfg.dim, cfg.hidden_dim, cfg.bias
-        return dict(gate=(D, F, b), up=(D, F, b), down=(F, D, b))
+        return dict(gate=(D, F, b),
+                    up=(D, F, b),
+                    down=(F, D, b))
 
-    def forward(self, x:Tensor # (B, T, D)
-               )->Tensor:      # (B, T, D) -> (B, T, F) -> (B, T, D)
+    def forward(self,
+        x:Tensor, # (B, T, D)
+    )->Tensor:    # (B, T, D) -> (B, T, F) -> (B, T, D)
         return self.down(self.act(self.gate(x)) * self.up(x))
 
 # %% ../nbs/23_feedforward.ipynb #b9278935
 class Ungated(Layer):
-    "`down(act(up(x)))` (Vaswani et al. 2017, eq. 2; biases where `cfg.bias` is set)."
+    "`down(act(up(x)))` (Vaswani et al. 2017, eq. 2); a subclass gives the activation `act`."
     @staticmethod
     def maps(cfg):
         D, F, b = cfg.dim, cfg.hidden_dim, cfg.bias
-        return dict(up=(D, F, b), down=(F, D, b))
+        return dict(up=(D, F, b),
+                    down=(F, D, b))
 
-    def forward(self, x:Tensor # (B, T, D)
-               )->Tensor:      # (B, T, D) -> (B, T, F) -> (B, T, D)
+    def forward(self,
+        x:Tensor, # (B, T, D)
+    )->Tensor:    # (B, T, D) -> (B, T, F) -> (B, T, D)
         return self.down(self.act(self.up(x)))
 
 # %% ../nbs/23_feedforward.ipynb #2492c946
@@ -41,10 +46,13 @@ class DeepGated(Layer):
     @staticmethod
     def maps(cfg):
         D, F, b = cfg.dim, cfg.hidden_dim, cfg.bias
-        return dict(up=(D, F, b), pair=(F, 2*F, True), down=(F, D, b))
+        return dict(up=(D, F, b),
+                    pair=(F, 2*F, True),
+                    down=(F, D, b))
 
-    def forward(self, x:Tensor # (B, T, D)
-               )->Tensor:      # (B, T, D) -> (B, T, F) -> twice (B, T, F) -> (B, T, D)
+    def forward(self,
+        x:Tensor, # (B, T, D)
+    )->Tensor:    # (B, T, D) -> (B, T, F) -> twice (B, T, F) -> (B, T, D)
         a, b = self.pair(self.up(x)).chunk(2, -1)
         return self.down(self.act(a) * b)
 
@@ -56,4 +64,10 @@ class SiLU(Ungated):         act = staticmethod(F.silu)
 class ReLU(Ungated):         act = staticmethod(F.relu)
 class DeepSwiGLU(DeepGated): act = staticmethod(F.silu)
 
-FEEDFORWARDS = dict(swiglu=SwiGLU, geglu=GeGLU, gelu=GELU, silu=SiLU, relu=ReLU, deep_swiglu=DeepSwiGLU)
+FEEDFORWARDS = dict(
+    swiglu=SwiGLU,
+    geglu=GeGLU,
+    gelu=GELU,
+    silu=SiLU,
+    relu=ReLU,
+    deep_swiglu=DeepSwiGLU)

@@ -36,7 +36,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             norm = z.logsumexp(-1, keepdim=True)
             total += (norm - z.gather(-1, ids)).sum()
             p = z.sub_(norm).exp_()               # softmax, in the place of the logits
-            p.scatter_add_(-1, ids, -torch.ones_like(ids, dtype=p.dtype)) # less one at the right token
+            p.scatter_add_(-1, ids, -torch.ones_like(ids, dtype=p.dtype)) # less one at the target
             g = p.to(dtype)
             grad_h[start:start+CHUNK] = g @ w
             grad_w += g.T @ x

@@ -16,9 +16,9 @@ from .position import POSITIONS, Position
 from .attention import Attention, Past
 from .feedforward import FEEDFORWARDS
 
-# %% ../nbs/24_model.ipynb #8b8be8b2
+# %% ../nbs/24_model.ipynb #fe5f4f30
 class PreNorm(nn.Module):
-    "Attention and feed-forward, each reading a normalised copy of the stream and adding to it (Xiong et al. 2020)."
+    "Attention and feed-forward, each reads the stream normalised and adds to it (Xiong et al. 2020)."
     def __init__(self, cfg:ModelConfig):
         super().__init__()
         norm = choose(NORMS, cfg.norm, 'norm')
@@ -28,10 +28,11 @@ class PreNorm(nn.Module):
         self.feedforward = choose(FEEDFORWARDS, cfg.feedforward, 'feedforward')(cfg)
         self.dropout = nn.Dropout(cfg.dropout)
 
-    def forward(self, x:Tensor,    # (B, T, D)
-                position:Position, # shared by all blocks
-                past:Past,         # of this block's attention
-               )->Tensor:          # (B, T, D)
+    def forward(self,
+        x:Tensor,          # (B, T, D)
+        position:Position, # shared by all blocks
+        past:Past,         # of this block's attention
+    )->Tensor:             # (B, T, D)
         x = x + self.dropout(self.attention(self.attention_norm(x), position, past))
         return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
 
@@ -43,85 +44,105 @@ class PostNorm(PreNorm):
 
 BLOCKS = dict(prenorm=PreNorm, postnorm=PostNorm)
 
-# %% ../nbs/24_model.ipynb #50f22889
+# %% ../nbs/24_model.ipynb #1535fca3
 class Transformer(nn.Module):
     "A decoder-only transformer: token ids to the logits of the token that follows each."
-    def __init__(self, cfg:ModelConfig, # the shape, and a part for each slot
-                 seed:int=0,            # of the initial weights
-                ):
+    def __init__(self,
+        cfg:ModelConfig, # the shape, and a part for each slot; ValueError for an unknown part
+        seed:int=0,      # of the initial weights
+    ):
         super().__init__()
         self.cfg = cfg
         self.position = choose(POSITIONS, cfg.position, 'position')(cfg)
         self.embedding = nn.Embedding(cfg.vocab_size, cfg.dim)
-        self.blocks = nn.ModuleList(choose(BLOCKS, cfg.block, 'block')(cfg) for _ in range(cfg.n_layers))
+        block = choose(BLOCKS, cfg.block, 'block')
+        self.blocks = nn.ModuleList(block(cfg) for _ in range(cfg.n_layers))
         self.norm = choose(NORMS, cfg.norm, 'norm')(cfg.dim, cfg.norm_eps)
         self.dropout = nn.Dropout(cfg.dropout)
         self.output = nn.Linear(cfg.dim, cfg.vocab_size, bias=cfg.output_bias)
         if cfg.tied: self.output.weight = self.embedding.weight
         init_weights(self, seed)
 
-    def hidden(self, ids:Tensor,           # (B, T) token ids
-               pasts:Sequence[Past]=(),    # one for each block; none: nothing came before
-              )->Tensor:                   # (B, T, D)
+    def hidden(self,
+        ids:Tensor,              # (B, T) token ids
+        pasts:Sequence[Past]=(), # one for each block; none: nothing came before
+    )->Tensor:                   # (B, T, D)
         "What the output layer reads; ValueError if T is over `max_seq_len`."
-        if ids.shape[-1] > self.cfg.max_seq_len:
-            raise ValueError(f'{ids.shape[-1]} tokens are more than max_seq_len '
-                             f'{self.cfg.max_seq_len}')
+        T = ids.shape[-1]
+        if T > self.cfg.max_seq_len:
+            raise ValueError(f'{T} tokens are more than max_seq_len {self.cfg.max_seq_len}')
         pasts = pasts or [Past()] * len(self.blocks)
         x = self.position.embed(self.embedding(ids), pasts[0].at) # (B, T) -> (B, T, D)
         x = self.dropout(x)
-        for block, past in zip(self.blocks, pasts):
-            x = block(x, self.position, past)
+        for block, past in zip(self.blocks, pasts): x = block(x, self.position, past)
         return self.norm(x)
 
-    def forward(self, ids:Tensor # (B, T) token ids
-               )->Tensor:        # (B, T, V) logits
+    def forward(self,
+        ids:Tensor, # (B, T) token ids
+    )->Tensor:      # (B, T, V) logits
         return self.output(self.hidden(ids))
 
 # %% ../nbs/24_model.ipynb #f5275926
-def seed_for(seed:int, name:str)->int:
+def seed_for(seed:int, # of the run
+             name:str, # of what needs random numbers
+            )->int:    # below 2**63
     "A seed of its own for each thing that needs random numbers."
-    return int.from_bytes(hashlib.sha256(f'{seed} {name}'.encode()).digest()[:8], 'little') >> 1
+    digest = hashlib.sha256(f'{seed} {name}'.encode()).digest()
+    return int.from_bytes(digest[:8], 'little') >> 1
 
-def generator_for(seed:int, name:str)->torch.Generator:
+def generator_for(seed:int, # of the run
+                  name:str, # of the parameter
+                 )->torch.Generator:
     "Random numbers that belong to one parameter of one seed."
     return torch.Generator().manual_seed(seed_for(seed, name))
 
 @torch.no_grad()
-def init_weights(model:nn.Module, seed:int):
-    "Normal numbers for matrices, smaller ones for those that write into the stream; biases zero, norms as they are."
+def init_weights(model:nn.Module, # a `Transformer`; norms stay as they are
+                 seed:int,        # of the run
+                ):
+    "Normal numbers for matrices, smaller ones for writers into the stream; zero for biases."
     for m in model.modules():
         if isinstance(m, nn.Linear) and m.bias is not None: m.bias.zero_()
     for name, p in model.named_parameters():
         if p.ndim < 2: continue
-        std = .02 / (2*model.cfg.n_layers)**.5 if getattr(p, 'writes_residual', False) else .02
+        writes = getattr(p, 'writes_residual', False)
+        std = .02 / (2*model.cfg.n_layers)**.5 if writes else .02
         p.normal_(0, std, generator=generator_for(seed, name))
 
-# %% ../nbs/24_model.ipynb #8298558c
-def n_elements(module:nn.Module)->int: return sum(p.numel() for p in module.parameters())
+# %% ../nbs/24_model.ipynb #4c3b1dc1
+def n_elements(module:nn.Module)->int:
+    "Parameters of a module, by counting; one that is used twice counts once."
+    return sum(p.numel() for p in module.parameters())
 
-def maps(cfg:ModelConfig)->dict[str, list[tuple[int, int, bool]]]: # (inputs, outputs, has a bias)
-    "The linear maps that a token passes in one layer."
+def maps(cfg:ModelConfig)->dict[str, list[tuple[int, int, bool]]]: # as in `Layer.maps`
+    "The linear maps that a token passes in one block."
     layers = dict(attention=Attention,
                   feedforward=choose(FEEDFORWARDS, cfg.feedforward, 'feedforward'))
-    return {name: list(layer.maps(cfg).values()) for name, layer in layers.items()}
+    return {part: list(layer.maps(cfg).values()) for part, layer in layers.items()}
 
-def param_counts(cfg:ModelConfig)->dict[str, int]:
+def param_counts(cfg:ModelConfig)->dict[str, int]: # part: parameters of all blocks together
     "Parameters of each part, by formula; their sum is the model's."
     D, L, V = cfg.dim, cfg.n_layers, cfg.vocab_size
-    return dict(embedding   = V*D,
-                output      = V*D * (not cfg.tied) + V * cfg.output_bias,
-                position    = n_elements(choose(POSITIONS, cfg.position, 'position')(cfg)),
-                **{part: L * sum(i*o + o*bias for i, o, bias in of) for part, of in maps(cfg).items()},
-                norms       = (2*L + 1) * n_elements(choose(NORMS, cfg.norm, 'norm')(D)))
+    position = choose(POSITIONS, cfg.position, 'position')(cfg)
+    norm = choose(NORMS, cfg.norm, 'norm')(D)
+    in_blocks = {part: L * sum(i*o + o*bias for i, o, bias in linear)
+                 for part, linear in maps(cfg).items()}
+    return dict(embedding = V*D,
+                output    = V*D * (not cfg.tied) + V * cfg.output_bias,
+                position  = n_elements(position),
+                **in_blocks,
+                norms     = (2*L + 1) * n_elements(norm))
 
 def n_params(cfg:ModelConfig)->int:
     "Parameters of the model, by formula."
     return sum(param_counts(cfg).values())
 
 # %% ../nbs/24_model.ipynb #e7f2fde9
-def flops_per_token(cfg:ModelConfig, training:bool=True)->int:
-    "Floating-point operations per token at full context, for training or for the forward pass alone (Kaplan et al. 2020)."
-    matrices = cfg.n_layers * sum(i*o for of in maps(cfg).values() for i, o, _ in of) + cfg.vocab_size*cfg.dim
+def flops_per_token(cfg:ModelConfig,
+                    training:bool=True, # forward and backward; else the forward pass alone
+                   )->int:
+    "Floating-point operations per token at full context (Kaplan et al. 2020, section 2.1)."
+    in_block = sum(i*o for linear in maps(cfg).values() for i, o, _ in linear)
+    matrices = cfg.n_layers*in_block + cfg.vocab_size*cfg.dim
     forward = 2*matrices + 4*cfg.n_layers*cfg.max_seq_len*cfg.dim
     return 3*forward if training else forward

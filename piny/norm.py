@@ -11,7 +11,7 @@ from torch import nn, Tensor
 
 # %% ../nbs/20_norm.ipynb #6426324e
 class RMSNorm(nn.Module):
-    "Divide each vector by its root mean square, then scale each channel (Zhang & Sennrich 2019, eq. 4)."
+    "Divide a vector by its root mean square, then scale each channel (Zhang & Sennrich 2019, eq. 4)."
     def __init__(self,
         dim:int,        # length of the vectors, `D`
         eps:float=1e-5, # added to the mean square

@@ -13,15 +13,21 @@ from .config import ModelConfig
 # %% ../nbs/21_position.ipynb #8cc4fad4
 class Position(nn.Module):
     "No information about position: both hooks leave their input alone."
-    def __init__(self, cfg:ModelConfig): super().__init__()
-    def embed(self, x:Tensor,         # (B, T, D) embedded tokens
-              at:Tensor|None=None,    # (B, T) where they stand; None: at 0, 1, 2, …
-             )->Tensor:               # (B, T, D)
+    def __init__(self,
+        cfg:ModelConfig, # `dim`, `head_dim`, `max_seq_len` and what the scheme needs
+    ): super().__init__()
+
+    def embed(self,
+        x:Tensor,            # (B, T, D) embedded tokens
+        at:Tensor|None=None, # (B, T) where they stand; None: at 0, 1, 2, …
+    )->Tensor:               # (B, T, D)
         "Act on the tokens as they enter the model."
         return x
-    def rotate(self, q:Tensor,        # (B, H, T, Dh) queries or keys
-               at:Tensor|None=None,   # (B, T) where they stand; None: at 0, 1, 2, …
-              )->Tensor:              # (B, H, T, Dh)
+
+    def rotate(self,
+        q:Tensor,            # (B, H, T, Dh) queries or keys
+        at:Tensor|None=None, # (B, T) where they stand; None: at 0, 1, 2, …
+    )->Tensor:               # (B, H, T, Dh)
         "Act on queries and keys before they are compared."
         return q
 
@@ -31,26 +37,30 @@ class LearnedPosition(Position):
     def __init__(self, cfg:ModelConfig):
         super().__init__(cfg)
         self.table = nn.Embedding(cfg.position_rows or cfg.max_seq_len, cfg.dim)
+
     def embed(self, x, at=None):
-        return x + (self.table.weight[:x.shape[1]] if at is None else self.table(at)) # (B, T, D) + (T, D) or (B, T, D)
+        if at is None: return x + self.table.weight[:x.shape[1]] # (B, T, D) + (T, D)
+        return x + self.table(at)                                # (B, T, D) + (B, T, D)
 
 # %% ../nbs/21_position.ipynb #8348ce57
 class RoPE(Position):
-    "Turn pairs of channels by an angle that grows with position (Su et al. 2021, eq. 34); pairs are halves."
+    "Turn pairs of channels by angles that grow with position (Su et al. 2021, eq. 34), halves paired."
     def __init__(self, cfg:ModelConfig):
         super().__init__(cfg)
         if cfg.head_dim % 2:
             raise ValueError(f'RoPE turns pairs: head_dim {cfg.head_dim} '
                              f'(dim {cfg.dim} / n_heads {cfg.n_heads}) is odd')
-        theta = 1 / cfg.rope_theta ** (torch.arange(0, cfg.head_dim, 2) / cfg.head_dim) # (Dh/2,), rounded as other programs round it
-        angle = torch.outer(torch.arange(cfg.max_seq_len), theta)                       # (T, Dh/2)
+        pairs = torch.arange(0, cfg.head_dim, 2) / cfg.head_dim   # (Dh/2,)
+        theta = 1 / cfg.rope_theta ** pairs                       # rounded as other programs do it
+        angle = torch.outer(torch.arange(cfg.max_seq_len), theta) # (T, Dh/2)
         self.register_buffer('cos', angle.cos(), persistent=False)
         self.register_buffer('sin', angle.sin(), persistent=False)
 
     def rotate(self, q, at=None):
-        at = slice(q.shape[-2]) if at is None else at.unsqueeze(1)                   # (B, 1, T): the same for all heads
-        cos, sin = self.cos[at], self.sin[at]
-        a, b = q.float().chunk(2, -1)                                                # (B, H, T, Dh) -> 2 of (B, H, T, Dh/2)
+        at = slice(q.shape[-2]) if at is None else at.unsqueeze(1) # (B, 1, T), for all heads
+        cos = self.cos[at]
+        sin = self.sin[at]
+        a, b = q.float().chunk(2, -1)                             # twice (B, H, T, Dh/2)
         return torch.cat([a*cos - b*sin, b*cos + a*sin], -1).type_as(q)
 
 # %% ../nbs/21_position.ipynb #ef9d5c24
