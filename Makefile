@@ -21,10 +21,10 @@ bench: $(READY) ## measure piny beside its peers, and keep the table in results/
 docs: $(READY) ## build the site into _docs/
 	$(BIN)/python tools/docs.py site
 
-readme: $(READY) ## write README.md from nbs/index.ipynb
+readme: $(READY) ## write the sidebar and README.md from the notebooks
 	$(BIN)/python tools/docs.py readme
 
-prepare: $(READY) ## after changing a notebook: clean all, export piny/, write README.md
+prepare: $(READY) ## after changing a notebook: clean all, export piny/, write the sidebar and README.md
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_clean --fname ablations
 	$(BIN)/nbdev_export

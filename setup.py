@@ -7,16 +7,26 @@ ROOT = Path(__file__).parent
 SETTINGS = ConfigParser()
 SETTINGS.read_string((ROOT/'settings.ini').read_text(encoding='utf-8'))
 ini = SETTINGS['DEFAULT']
-lib, readme = ini['lib_name'], ROOT/'README.md'
+name = ini['lib_name']
+
+# `ablate_requirements` is the extra `ablate`, and so on; `dev` is all of them and what makes the project
+extras = {key.removesuffix('_requirements'): ini[key].split() for key in ini if key.endswith('_requirements')}
+extras['dev'] = sorted(set(sum(extras.values(), [])))
 
 setup(
-    name=lib, version=ini['version'], description=ini['description'], keywords=ini['keywords'],
-    long_description=readme.read_text(encoding='utf-8'),
+    name=name,
+    version=ini['version'],
+    description=ini['description'],
+    keywords=ini['keywords'],
+    long_description=(ROOT/'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
-    author=ini['author'], license=ini['license'], url=ini['git_url'],
-    packages=find_packages(include=[lib, f'{lib}.*']), package_data={lib: ['models/*/*']}, zip_safe=False,
+    author=ini['author'],
+    license=ini['license'],
+    url=ini['git_url'],
+    packages=find_packages(include=[name, f'{name}.*']),
+    package_data={name: ['models/*/*']},
+    zip_safe=False,
     python_requires=f">={ini['min_python']}",
     install_requires=ini['requirements'].split(),
-    extras_require=dict(dev=ini['dev_requirements'].split()),
-    entry_points=dict(console_scripts=ini['console_scripts'].split(), nbdev=[f'{lib}={lib}._modidx:d']),
-)
+    extras_require=extras,
+    entry_points=dict(console_scripts=ini['console_scripts'].split(), nbdev=[f'{name}={name}._modidx:d']))

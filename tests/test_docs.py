@@ -7,26 +7,47 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = 'nbs ablations piny results figures settings.ini tools CONTRIBUTING.md CHANGELOG.md'.split()
+PARTS = 'nbs ablations piny figures settings.ini tools CONTRIBUTING.md CHANGELOG.md'.split()
+
+
+def build(root):
+    "Build the site of a copy, as where Quarto is not installed."
+    without_quarto = [p for p in os.environ['PATH'].split(os.pathsep) if not (Path(p)/'quarto').exists()]
+    env = dict(os.environ, PATH=os.pathsep.join(without_quarto), PYTHONPATH=str(root), OMP_NUM_THREADS='1')
+    return subprocess.run([sys.executable, 'tools/docs.py', 'site'], cwd=root, env=env, capture_output=True, text=True)
+
 
 @pytest.fixture(scope='module')
-def site(tmp_path_factory):
-    "The built site's folder."
+def root(tmp_path_factory):
+    "A copy of what the site is made of, with a study that has a figure and no results."
     root = tmp_path_factory.mktemp('docs')
     for part in PARTS:
-        if (ROOT/part).is_dir(): shutil.copytree(ROOT/part, root/part, ignore=shutil.ignore_patterns('.*', '__pycache__'))
-        elif (ROOT/part).exists(): shutil.copy(ROOT/part, root/part)
-    path = os.pathsep.join(p for p in os.environ['PATH'].split(os.pathsep) if not (Path(p)/'quarto').exists())
-    env = dict(os.environ, PATH=path, PYTHONPATH=str(root), OMP_NUM_THREADS='1')
-    done = subprocess.run([sys.executable, 'tools/docs.py', 'site'], cwd=root, env=env, capture_output=True, text=True)
+        if (ROOT/part).is_dir():
+            shutil.copytree(ROOT/part, root/part, ignore=shutil.ignore_patterns('.*', '__pycache__'))
+        else:
+            shutil.copy(ROOT/part, root/part)
+    (root/'figures'/'scratch').mkdir()
+    (root/'figures'/'scratch'/'position.svg').write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    return root
+
+
+@pytest.fixture(scope='module')
+def site(root):
+    "The built site's folder."
+    done = build(root)
     assert done.returncode == 0, done.stderr
+    assert 'python -m http.server -d _docs' in done.stdout
     return root/'_docs'
+
 
 class Page(HTMLParser):
     "What a page links to, loads, and offers as an anchor."
     def __init__(self, path):
         super().__init__()
-        self.links, self.loads, self.ids, self.formulas, self.text = [], [], set(), 0, path.read_text(encoding='utf-8')
+        self.links, self.loads = [], []
+        self.ids = set()
+        self.formulas = 0
+        self.text = path.read_text(encoding='utf-8')
         self.feed(self.text)
 
     def handle_starttag(self, tag, attrs):
@@ -37,8 +58,12 @@ class Page(HTMLParser):
         if tag == 'link' and attrs.get('rel') == 'stylesheet': self.loads.append(attrs['href'])
         if tag == 'span' and attrs.get('role') == 'img': self.formulas += 1
 
+
 @pytest.fixture(scope='module')
 def pages(site): return {p: Page(p) for p in sorted(site.rglob('*.html'))}
+
+
+# -- links
 
 def dead(pages):
     "The internal links, pictures, scripts and styles that lead nowhere."
@@ -47,21 +72,42 @@ def dead(pages):
             to = urlsplit(link)
             if to.scheme or to.netloc: continue
             file = (path.parent/unquote(to.path)).resolve() if to.path else path
-            if not file.is_file(): yield f'{path.name}: {link}'
-            elif to.fragment and file in pages and to.fragment not in pages[file].ids: yield f'{path.name}: {link}, no such place on the page'
+            if not file.is_file():
+                yield f'{path.name}: {link}'
+            elif to.fragment and file in pages and to.fragment not in pages[file].ids:
+                yield f'{path.name}: {link}, no such place on the page'
+
 
 def test_no_link_is_dead(pages): assert not list(dead(pages))
 
+
 def test_dead_links_are_found(tmp_path):
-    (tmp_path/'a.html').write_text('<a href="b.html#here">1</a> <a href="b.html#there">2</a> <img src="c.png"> <a href="https://example.org">3</a>')
+    (tmp_path/'a.html').write_text(
+        '<a href="b.html#here">1</a> <a href="b.html#there">2</a> <img src="c.png"> <a href="https://example.org">3</a>')
     (tmp_path/'b.html').write_text('<p id="here"></p>')
     found = list(dead({p: Page(p) for p in sorted(tmp_path.glob('*.html'))}))
     assert found == ['a.html: b.html#there, no such place on the page', 'a.html: c.png']
 
+
+def test_boxes_of_the_map_are_links(site, pages):
+    links = pages[site/'index.html'].links
+    assert {'stories.html', 'tokenizer.html', 'model.html', 'loss.html', 'record.html', 'findings.html'} <= set(links)
+
+
+def test_definitions_have_anchors(pages):
+    text = ''.join(page.text for page in pages.values())
+    for name in ('RMSNorm', 'Transformer', 'ModelConfig'):
+        assert f'id="{name.lower()}"' in text
+
+
+# -- what is on the site
+
 def test_every_notebook_and_ablation_has_a_page(site):
     names = {p.relative_to(site).with_suffix('').as_posix() for p in site.rglob('*.html')}
     assert {p.stem.split('_', 1)[-1] for p in (ROOT/'nbs').glob('*.ipynb')} <= names
+    assert {f'commands/{p.stem}' for p in (ROOT/'nbs'/'commands').glob('*.ipynb')} <= names
     assert {f'ablations/{p.stem}' for p in (ROOT/'ablations').glob('*.ipynb')} <= names
+
 
 def prose(path):
     "The longest run of plain words of each Markdown cell that the site shows."
@@ -70,23 +116,41 @@ def prose(path):
         runs = re.findall(r'[A-Za-z]+(?: [A-Za-z]+){3,}', text)
         if cell['cell_type'] == 'markdown' and runs: yield max(runs, key=len)
 
+
 def test_no_prose_is_lost(site, pages):
     for path in [*ROOT.glob('nbs/*.ipynb'), *ROOT.glob('ablations/*.ipynb')]:
-        page = site/('ablations' if path.parent.name == 'ablations' else '.')/f"{re.sub(r'^[0-9]+[a-z]*_', '', path.stem)}.html"
+        folder = site/('ablations' if path.parent.name == 'ablations' else '.')
+        page = folder/f"{re.sub(r'^[0-9]+_', '', path.stem)}.html"
         shown = ' '.join(re.sub(r'<[^>]+>', '', pages[page].text).split())
         assert not [words for words in prose(path) if words not in shown], path.name
+
+
+def test_only_what_a_page_shows_is_copied(site):
+    "Figures of studies that are no one else's business stay at home."
+    assert (site/'figures'/'tinystories-small'/'overview.svg').is_file()
+    assert not (site/'figures'/'scratch').exists()
+
 
 def test_reading_needs_no_network(pages):
     assert not [load for page in pages.values() for load in page.loads if urlsplit(load).netloc]
 
+
 def test_formulas_are_drawn(site, pages):
     assert pages[site/'norm.html'].formulas > 1
-    assert not [path.name for path, page in pages.items() if 'class="math inline">\\(' in page.text or 'class="math display">\\[' in page.text]
+    for path, page in pages.items():
+        assert 'class="math inline">\\(' not in page.text, path.name
+        assert 'class="math display">\\[' not in page.text, path.name
 
-def test_questions_show_what_studies_found(site, pages):
-    for figure in ROOT.glob('figures/*/*.svg'):
-        page = pages.get(site/'ablations'/f'{figure.stem}.html')
-        if page: assert f'../figures/{figure.parent.name}/{figure.name}' in page.loads and 'class="dataframe"' in page.text
 
-def test_definitions_have_anchors(pages):
-    assert all(f'id="{name.lower()}"' in ''.join(p.text for p in pages.values()) for name in ('RMSNorm', 'Transformer', 'ModelConfig'))
+# -- building
+
+def test_a_site_that_cannot_be_built_leaves_the_old_one(root, site):
+    page = root/'nbs'/'20_norm.ipynb'
+    whole = page.read_text(encoding='utf-8')
+    try:
+        page.write_text('{', encoding='utf-8')
+        done = build(root)
+    finally:
+        page.write_text(whole, encoding='utf-8')
+    assert done.returncode != 0
+    assert (site/'index.html').is_file()

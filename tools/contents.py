@@ -1,0 +1,90 @@
+"""The notebooks in the order of reading: the site's sidebar and the table of the index.
+
+Both are computed from the first cell of each notebook, its title and the sentence behind `>`, and from the names of
+the files. `python tools/contents.py` writes nbs/sidebar.yml.
+"""
+import ast, json, re
+from configparser import ConfigParser
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DECADES = 'Ground', 'Stories', 'The model', 'Training', 'Generation', 'Ablations', 'Elsewhere'
+QUESTIONS = 'The questions'  # what the notebooks in ablations/ are, between the code of ablations and what follows
+COMMANDS = 'Commands'        # nbs/commands/, which uses all that is above it
+
+
+def head(path):
+    "Title and sentence of a notebook, the sentence empty where there is none."
+    cell = json.loads(path.read_text(encoding='utf-8'))['cells'][0]
+    found = re.match(r'# (.+)(?:\n+> (.+))?', ''.join(cell['source']))
+    if not found: raise ValueError(f'{path}: the first cell has to begin with `# Title`')
+    return found[1], found[2] or ''
+
+
+def questions(root=ROOT):
+    "The names of the questions in the order in which they are declared."
+    tree = ast.parse((root/'piny'/'ablation.py').read_text(encoding='utf-8'))
+    assigned = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}
+    return [keyword.arg for keyword in assigned['QUESTIONS'].keywords]
+
+
+def commands(root=ROOT):
+    "The modules of commands in the order in which settings.ini names their scripts."
+    settings = ConfigParser()
+    settings.read_string((root/'settings.ini').read_text(encoding='utf-8'))
+    return re.findall(r'commands\.(\w+):', settings['DEFAULT']['console_scripts'])
+
+
+def ordered(paths, names):
+    "Paths in the order of `names`; those without one before the rest, by the alphabet."
+    place = {name: i for i, name in reversed(list(enumerate(names)))}
+    return sorted(paths, key=lambda p: (place.get(p.stem, -1), p.stem))
+
+
+def sections(root=ROOT):
+    "From the title of each section to its notebooks, in the order of reading."
+    nbs = root/'nbs'
+    decades = {title: sorted(nbs.glob(f'{i}[0-9]_*.ipynb')) for i, title in enumerate(DECADES)}
+    found = {}
+    for title, paths in decades.items():
+        found[title] = paths
+        if title == 'Ablations':
+            found[QUESTIONS] = ordered((root/'ablations').glob('*.ipynb'), questions(root))
+    found[COMMANDS] = ordered((nbs/'commands').glob('*.ipynb'), commands(root))
+    return {title: paths for title, paths in found.items() if paths}
+
+
+def link(path, root=ROOT):
+    "Where a notebook is, seen from nbs/."
+    return path.relative_to(root/'nbs').as_posix() if path.is_relative_to(root/'nbs') else f'../{path.relative_to(root)}'
+
+
+def table(root=ROOT):
+    "Every notebook with its sentence, as a Markdown table for the index."
+    rows = ['| notebook | what it explains |', '|---|---|']
+    for title, paths in sections(root).items():
+        if title == QUESTIONS: continue  # they have a table of their own
+        rows.append(f'| **{title}** | |')
+        for path in paths:
+            name, sentence = head(path)
+            rows.append(f'| [{name}]({link(path, root)}) | {sentence} |')
+    return '\n'.join(rows)
+
+
+def sidebar(root=ROOT):
+    "The order of the pages as nbdev and Quarto read it."
+    lines = ['# Written by tools/contents.py from the notebooks.',
+             'website:', '  sidebar:', '    contents:', '      - index.ipynb']
+    for title, paths in sections(root).items():
+        lines += [f'      - section: {title}', '        contents:']
+        lines += [f'          - {link(path, root).removeprefix("../")}' for path in paths]
+    return '\n'.join(lines) + '\n'
+
+
+def notebooks(root=ROOT):
+    "All of them but the index, in the order of reading."
+    return [path for paths in sections(root).values() for path in paths]
+
+
+if __name__ == '__main__':
+    (ROOT/'nbs'/'sidebar.yml').write_text(sidebar(), encoding='utf-8')
