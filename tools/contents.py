@@ -3,7 +3,7 @@
 Both are computed from the first cell of each notebook, its title and the sentence behind `>`, and from the names of
 the files. `python tools/contents.py` writes nbs/sidebar.yml.
 """
-import ast, json, re
+import ast, json, posixpath, re
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def sections(root=ROOT):
 
 def link(path, root=ROOT):
     "Where a notebook is, seen from nbs/."
-    return path.relative_to(root/'nbs').as_posix() if path.is_relative_to(root/'nbs') else f'../{path.relative_to(root)}'
+    return posixpath.relpath(path.as_posix(), (root/'nbs').as_posix())
 
 
 def table(root=ROOT):

@@ -78,14 +78,18 @@ def arrow(points, words, at):
 def straight(start, end, words):
     "An arrow from a box to the next one in its row."
     x, y = corner(start)
-    x, y, to = x + WIDE, y + HIGH // 2, corner(end)[0]
+    x += WIDE
+    y += HIGH // 2
+    to = corner(end)[0]
     return arrow([(x, y), (to - 2, y)], words, ((x + to) // 2, y - 8))
 
 
 def bent(start, end, words, off, out, into):
     "An arrow from below one box, at `out` from its middle, along a line at `off` to the top or bottom of another."
     (x, y), (to, low) = corner(start), corner(end)
-    x, to, y = x + WIDE // 2 + out, to + WIDE // 2 + into, y + HIGH
+    x += WIDE // 2 + out
+    y += HIGH
+    to += WIDE // 2 + into
     last = low - 2 if low > y else low + HIGH + 2
     return arrow([(x, y), (x, y + off), (to, y + off), (to, last)], words, ((x + to) // 2, y + off - 8))
 
