@@ -11,12 +11,12 @@ import json
 from pathlib import Path
 from tokenizers import AddedToken, Tokenizer as Fast, decoders, models, processors
 from .config import ModelConfig, from_plain
-from .files import read_json
+from .files import plain_file, read_json
 from .llama import refuse_others
 from .model import Transformer
 from .llama import KINDS, SPECIAL, kind_of, merges_of, pieces_of, scores_of, tokenizer_of
 from .tokenizer import SPACE, Tokenizer
-from .weights import check_tokenizer, model_of, read_tensors, shapes_of, write_tensors
+from .weights import MOST_WEIGHTS, check_tokenizer, model_of, read_tensors, shapes_of, write_tensors
 
 # %% ../nbs/61_huggingface.ipynb #d7f78956
 TOP = {'embedding.weight': 'model.embed_tokens.weight', 'norm.weight': 'model.norm.weight', 'output.weight': 'lm_head.weight'}
@@ -100,7 +100,7 @@ def read_hf(folder:Path)->tuple[Transformer, Tokenizer]: # FileNotFoundError, Va
     stored = read_json(folder/'config.json')
     try: cfg = piny_config(stored)
     except ValueError as e: raise ValueError(f'{folder}/config.json: {e}') from e
-    files = sorted(folder.glob('*.safetensors'))
+    files = [plain_file(path, MOST_WEIGHTS) for path in sorted(folder.glob('*.safetensors'))]
     if not files: raise FileNotFoundError(f'{folder} holds no weights as .safetensors, and piny opens no pickles')
     shapes = shapes_of(cfg, sum(f.stat().st_size for f in files))
     wanted = {hf_name(name): shape for name, shape in shapes.items()}

@@ -12,11 +12,12 @@ import numpy as np
 from collections.abc import Iterator
 from pathlib import Path
 from .config import ModelConfig
+from .files import plain_file
 from .llama import halves, interleaved, refuse_others, reorder
 from .model import Transformer
 from .llama import pieces_of, tokenizer_of
 from .tokenizer import SPACE, Tokenizer
-from .weights import check_tokenizer, model_of, set_weights, shapes_of
+from .weights import MOST_TOKENIZER, MOST_WEIGHTS, check_tokenizer, model_of, set_weights, shapes_of
 
 # %% ../nbs/62_llama2c.ipynb #563a4207
 HEADER = struct.Struct('<7i')
@@ -40,7 +41,7 @@ def write_bin(path:Path, model:Transformer):
 
 def read_bin(path:Path)->Transformer: # FileNotFoundError; ValueError, before memory is taken, if the size is not what the header says
     "The model in a file."
-    size = path.stat().st_size
+    size = plain_file(path, MOST_WEIGHTS).stat().st_size
     if size < HEADER.size: raise ValueError(f'{path} is damaged: {size} bytes are less than a header')
     with open(path, 'rb') as f: dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len = HEADER.unpack(f.read(HEADER.size))
     try:
@@ -65,7 +66,7 @@ def write_tokenizer(path:Path, tok:Tokenizer):
 
 def read_tokenizer(path:Path)->Tokenizer: # FileNotFoundError, ValueError
     "The tokenizer in a file."
-    raw, at, pieces = path.read_bytes(), NUMBER.size, []
+    raw, at, pieces = plain_file(path, MOST_TOKENIZER).read_bytes(), NUMBER.size, []
     try:
         while at < len(raw):
             score, n = ENTRY.unpack_from(raw, at)
