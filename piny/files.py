@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'sync', 'make_folder', 'remove', 'lock_of', 'part_of', 'whole_file', 'write_text', 'written_whole',
-           'clear_leftovers', 'kind_of', 'plain_file', 'read_json', 'check_fields']
+           'put_in_place', 'clear_leftovers', 'kind_of', 'plain_file', 'read_json', 'check_fields']
 
 # %% ../nbs/01_files.ipynb #d682b6f7
 import json, os, shutil
@@ -73,10 +73,14 @@ def written_whole(folder:Path)->Iterator[Path]: # an empty folder to write into
     with part_of(folder) as part:
         part.mkdir()
         yield part
-        for path in (*part.iterdir(), part): sync(path)
-        if folder.exists(): shutil.rmtree(folder) # a damaged one of the same name
-        os.replace(part, folder)
-        sync(folder.parent)
+        put_in_place(part, folder)
+
+def put_in_place(part:Path, folder:Path):
+    "Force a folder and its files to the disk and give it its name; one that has the name is deleted."
+    for path in (*part.iterdir(), part): sync(path)
+    if folder.exists(): shutil.rmtree(folder)
+    os.replace(part, folder)
+    sync(folder.parent)
 
 # %% ../nbs/01_files.ipynb #b9c9e91a
 def clear_leftovers(folder:Path, *names:str): # of files or folders; none: all
@@ -97,7 +101,8 @@ KINDS = {S_IFREG: 'a file', S_IFDIR: 'a folder', S_IFIFO: 'a named pipe', S_IFSO
 def kind_of(path:Path)->str:
     "What a path leads to, in words: `a file`, `a folder`, `a named pipe`, …; FileNotFoundError if to nothing."
     try: return KINDS[S_IFMT(os.stat(path).st_mode)]
-    except (FileNotFoundError, NotADirectoryError) as e: raise FileNotFoundError(f'{path} does not exist') from e
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise FileNotFoundError(f'{path} does not exist') from e
     except OSError as e:
         if e.errno == ELOOP: return 'a link that leads back to itself'
         raise
@@ -105,7 +110,7 @@ def kind_of(path:Path)->str:
 def plain_file(path:Path,
                most:int, # bytes
               )->Path:   # the path itself
-    "A file that may be read; FileNotFoundError if nothing is there, ValueError for what is no plain file, or too large."
+    "A file that may be read; FileNotFoundError, ValueError for what is no plain file, or too large."
     if (kind := kind_of(path)) != 'a file': raise ValueError(f'{path} is {kind}, not a plain file')
     size = Path(path).stat().st_size
     if size > most: raise ValueError(f'{path} has {size:,} bytes, and no more than {most:,} are read')
