@@ -19,16 +19,16 @@ bench: $(READY) ## measure piny beside its peers, and keep the table in results/
 	$(BIN)/python -m piny.benchmark
 
 docs: $(READY) ## build the site into _docs/
-	$(BIN)/python tools/docs.py site
+	$(BIN)/python tools/docs.py
 
 readme: $(READY) ## write the sidebar and README.md from the notebooks
-	$(BIN)/python tools/docs.py readme
+	$(BIN)/python tools/readme.py
 
 prepare: $(READY) ## after changing a notebook: clean all, export piny/, write the sidebar and README.md
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_clean --fname ablations
 	$(BIN)/nbdev_export
-	$(BIN)/python tools/docs.py readme
+	$(BIN)/python tools/readme.py
 
 # The stamp is touched last: an interrupted set-up is begun afresh, one that is out of date is brought up to date.
 $(READY): settings.ini setup.py pyproject.toml constraints.txt

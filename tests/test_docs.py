@@ -14,7 +14,7 @@ def build(root):
     "Build the site of a copy, as where Quarto is not installed."
     without_quarto = [p for p in os.environ['PATH'].split(os.pathsep) if not (Path(p)/'quarto').exists()]
     env = dict(os.environ, PATH=os.pathsep.join(without_quarto), PYTHONPATH=str(root), OMP_NUM_THREADS='1')
-    return subprocess.run([sys.executable, 'tools/docs.py', 'site'], cwd=root, env=env, capture_output=True, text=True)
+    return subprocess.run([sys.executable, 'tools/docs.py'], cwd=root, env=env, capture_output=True, text=True)
 
 
 @pytest.fixture(scope='module')

@@ -31,7 +31,7 @@ def write_notebook(path, *sources, kind='code'):
 MAKERS = dict(
     clean=['nbdev_clean', 'nbdev_clean --fname ablations'],
     export=['nbdev_export'],
-    readme=['python tools/docs.py readme'])
+    readme=['python tools/readme.py'])
 PARTS = 'nbs ablations piny results figures tests tools settings.ini README.md CONTRIBUTING.md CHANGELOG.md'
 
 
@@ -272,7 +272,7 @@ def test_renumbering_keeps_links_headers_and_sidebar(copy):
         subprocess.run(['git', *command.split()], cwd=copy, check=True)
     run('python tools/renum.py 20_norm=21_norm 21_position=20_position commands/train=commands/training', copy)
     run('nbdev_export', copy)
-    run('python tools/docs.py readme', copy)
+    run('python tools/readme.py', copy)
     assert not list(dead_links(copy))
     assert '../nbs/21_norm.ipynb' in (copy/'piny'/'norm.py').read_text()
     assert 'nbs/21_norm.ipynb' in (copy/'CONTRIBUTING.md').read_text()

@@ -1,86 +1,20 @@
-"""The README and the docs site, both made from the notebooks.
+"""Build the docs site from the notebooks into _docs/, with Quarto where it is installed, else with smalldocs.
 
-python tools/docs.py readme    the sidebar, what nbs/index.ipynb computes, and README.md from it
-python tools/docs.py site      _docs/, with Quarto where it is installed, else with smalldocs
+python tools/docs.py
 """
 import html, os, posixpath, re, shutil, subprocess, sys
 from functools import cache
-from pathlib import Path
 
 import ziamath
 from contents import ROOT, sidebar
 from execnb.nbio import mk_cell, read_nb, write_nb
-from execnb.shell import CaptureShell
+from links import LINK, SVG_LINK, on_the_web, target
 from nbdev.config import get_config
 from nbdev.frontmatter import FrontmatterProc
 from nbdev.process import NBProcessor, Processor
 from nbdev.processors import (add_links, clean_magics, filter_stream_, hide_, hide_line, populate_language, rm_export,
                               rm_header_dash, strip_ansi, strip_hidden_metadata)
 
-INDEX = 'nbs/index.ipynb'
-MAP = 'figures/flow.svg'                            # the picture that the index computes, for the README
-LINK = re.compile(r'(\]\()(?!\w+:|[#/])([^)\s]+)')  # a Markdown link or picture with a relative target
-SVG_LINK = re.compile(r'(href=")([^":#]+)(?=")')    # a link of a box in a picture
-joined = ''.join                                    # nbformat keeps text as a string or as a list of lines
-
-
-def target(link, page):
-    "The file, seen from the root of the repository, that a relative link on `page` leads to."
-    return posixpath.normpath(posixpath.join(posixpath.dirname(page), link))
-
-
-def on_the_web(path):
-    "Where a file of the repository can be read by anyone."
-    cfg = get_config()
-    return f'{cfg.git_url}/blob/{cfg.branch}/{path}'
-
-
-# -- README.md
-
-def refresh():
-    "Run the cells of the index whose code is not shown: what they print is computed from the repository."
-    nb = read_nb(ROOT/INDEX)
-    shell = CaptureShell(path=(ROOT/INDEX).parent)
-    for cell in nb.cells:
-        if cell.cell_type != 'code' or not re.match(r'#\|\s*(hide\b|echo: false)', cell.source): continue
-        cell.outputs = shell.run(cell.source)
-        if shell.exc: raise shell.exc
-        for out in cell.outputs: out.pop('execution_count', None)
-    write_nb(nb, ROOT/INDEX)
-
-
-def output_md(out):
-    "A stored output as Markdown."
-    data = dict(text=out['text']) if out['output_type'] == 'stream' else out['data']
-    if 'text/markdown' in data: return joined(data['text/markdown']).strip()
-    if 'image/svg+xml' in data:
-        picture = SVG_LINK.sub(lambda m: m[1] + on_the_web(target(m[2], INDEX)), joined(data['image/svg+xml']))
-        (ROOT/MAP).write_text(picture + '\n', encoding='utf-8')
-        return f'![How stories become a figure]({posixpath.relpath(MAP, posixpath.dirname(INDEX))})'
-    plain = data.get('text', data.get('text/plain'))
-    if len(data) > 1 or plain is None:
-        raise ValueError(f'README.md takes text, Markdown and SVG; index.ipynb has an output of {", ".join(data)}')
-    return f'```text\n{joined(plain).rstrip()}\n```'
-
-
-def cell_md(cell):
-    "The Markdown blocks of a cell and its stored outputs; none when it is hidden."
-    if re.match(r'#\|\s*hide\b', cell.source): return
-    if cell.cell_type == 'markdown':
-        yield cell.source.strip()
-        return
-    if not re.match(r'#\|\s*echo: false', cell.source): yield f'```python\n{cell.source.strip()}\n```'
-    yield from map(output_md, cell.outputs)
-
-
-def readme():
-    "The index as one Markdown page for the root of the repository."
-    text = '\n\n'.join(md for cell in read_nb(ROOT/INDEX).cells for md in cell_md(cell))
-    return (f'<!-- Made from {INDEX} by `make prepare`: change it there. -->\n\n'
-            + LINK.sub(lambda m: m[1] + target(m[2], INDEX), text) + '\n')
-
-
-# -- the site: notebooks and other files of the repository on their way to pages
 
 def site_path(path):
     "Where a file of the repository is on the site: `nbs/20_norm.ipynb` is `norm.ipynb`, and from there `norm.html`."
@@ -156,8 +90,8 @@ def add_page(source, proc):
         if cell.cell_type == 'markdown': cell.source = site_links(cell.source, source, proc)
         if 'outputs' in cell: cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']  # progress bars
         for data in (o['data'] for o in cell.get('outputs', []) if 'data' in o):
-            if md := data.get('text/markdown'): data['text/markdown'] = site_links(joined(md), source, proc)
-            if svg := data.get('image/svg+xml'): data['image/svg+xml'] = picture_links(joined(svg), source)
+            if md := data.get('text/markdown'): data['text/markdown'] = site_links(''.join(md), source, proc)
+            if svg := data.get('image/svg+xml'): data['image/svg+xml'] = picture_links(''.join(svg), source)
     write_nb(nb, dest)
 
 
@@ -191,10 +125,4 @@ def site():
     print('the site is in _docs/; its search needs a server: python -m http.server -d _docs')
 
 
-if __name__ == '__main__':
-    if sys.argv[1:] == ['readme']:
-        (ROOT/'nbs'/'sidebar.yml').write_text(sidebar(), encoding='utf-8')
-        refresh()
-        (ROOT/'README.md').write_text(readme(), encoding='utf-8')
-    elif sys.argv[1:] == ['site']: site()
-    else: sys.exit(__doc__)
+if __name__ == '__main__': site()
