@@ -159,6 +159,45 @@ def test_console_scripts_lead_to_functions(built):
     for script in scripts: assert callable(script.load()), script
 
 
+HEAVY = 'torch pandas matplotlib seaborn scipy papermill transformers tokenizers gguf'.split()
+SCRIPTS = dict(script.split('=') for script in INI['console_scripts'].split())
+SLOW = {'piny_ablate', 'piny_draw', 'piny_train', 'piny_generate', 'piny_export', 'piny_import', 'piny_quality'}  # import before they read
+
+
+def answer(script, option):
+    "What a console script says to an option, its exit code, and what heavy things it has imported by then."
+    module, function = SCRIPTS[script].split(':')
+    program = f"""
+import sys
+from {module} import {function}
+sys.argv = [{script!r}, {option!r}]
+try: {function}()
+except SystemExit as e: print('exit', e.code, *[m for m in {HEAVY!r} if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True)
+    *lines, last = done.stdout.splitlines() or ['']
+    _, code, *heavy = last.split() or ['', '']
+    return '\n'.join(lines) + done.stderr, code, heavy
+
+
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_help_comes_at_once(script):
+    if script in SLOW: pytest.skip('imports before it reads its options')
+    says, code, heavy = answer(script, '--help')
+    assert code in ('0', 'None')
+    assert says.startswith(f'usage: {script}')
+    assert not heavy
+
+
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_a_mistyped_option_is_answered_at_once(script):
+    if script in SLOW: pytest.skip('imports before it reads its options')
+    says, code, heavy = answer(script, '--no-such-option')
+    assert code == '2'
+    assert says.startswith(f'{script}: ')
+    assert not heavy
+
+
 # -- the set-up of `make`
 
 STUB = '''#!/bin/sh
