@@ -161,7 +161,7 @@ def test_console_scripts_lead_to_functions(built):
 
 HEAVY = 'torch pandas matplotlib seaborn scipy papermill transformers tokenizers gguf'.split()
 SCRIPTS = dict(script.split('=') for script in INI['console_scripts'].split())
-SLOW = {'piny_ablate', 'piny_draw', 'piny_train', 'piny_generate', 'piny_export', 'piny_import', 'piny_quality'}  # import before they read
+SLOW = {'piny_ablate', 'piny_draw', 'piny_train', 'piny_export', 'piny_import', 'piny_quality'}  # import before they read
 
 
 def answer(script, option):
