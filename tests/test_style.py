@@ -11,7 +11,7 @@ FILES = sorted(p for pattern in ('nbs/**/*.ipynb', 'ablations/*.ipynb', 'piny/**
                for p in ROOT.glob(pattern)
                if not any(part.startswith(('.', '_')) for part in p.relative_to(ROOT).parts))
 DONE_LATER = set('''
-    ablations/README.md ablations/attention.ipynb ablations/feedforward.ipynb ablations/norm.ipynb
+    ablations/attention.ipynb ablations/feedforward.ipynb ablations/norm.ipynb
     ablations/position.ipynb nbs/00_config.ipynb nbs/01_files.ipynb nbs/02_machine.ipynb nbs/03_ranks.ipynb
     nbs/04_style.ipynb nbs/11_stories.ipynb nbs/12_tokenizer.ipynb nbs/15_data.ipynb nbs/16_batches.ipynb
     nbs/31_evaluation.ipynb nbs/32_loop.ipynb nbs/33_weights.ipynb nbs/34_checkpoint.ipynb nbs/35_record.ipynb
