@@ -45,7 +45,8 @@ def restore_optimizer(model:nn.Module,
 
 # %% ../nbs/34_checkpoint.ipynb #cca2ce2e
 STATE = dict(step=int, losses=list, metrics=list, fingerprints=dict, scaler=dict, files=dict,
-             val_loss=float|None, decided=dict|None, versions=dict|None, digest=str|None)
+             val_subset_bpb=float|None, val_loss=float|None, # of an evaluation at this step
+             decided=dict|None, versions=dict|None, digest=str|None)
 
 NAME = re.compile('step-[0-9]{8}')
 
@@ -93,12 +94,15 @@ def prune(run:Path, keep:int):
 def to_stderr(text:str): print(text, file=sys.stderr)
 
 @lru_cache(maxsize=10_000)
-def _val_loss(path:Path,
-              changed:int, # when; a file that is written anew is read anew
-             )->float:     # inf if there is none
-    "The validation loss in a state.json."
-    value = read_json(path, dict(val_loss=float|None)).get('val_loss')
-    return math.inf if value is None or not math.isfinite(value) else value
+def _rank(path:Path,
+          changed:int,         # when; a file that is written anew is read anew
+         )->tuple[int, float]: # the lower, the better
+    "How good a checkpoint is, by its state.json: bits per byte, else nats as in old ones, else nothing."
+    state = read_json(path, dict(val_subset_bpb=float|None, val_loss=float|None))
+    for kind, name in enumerate(('val_subset_bpb', 'val_loss')):
+        value = state.get(name)
+        if value is not None and math.isfinite(value): return kind, value
+    return 2, 0.
 
 def by_loss(run:str|Path, say:Callable[[str], None]=to_stderr)->list[Path]:
     "The checkpoints of a run, by validation loss; those without any come last, newest first."
@@ -107,9 +111,9 @@ def by_loss(run:str|Path, say:Callable[[str], None]=to_stderr)->list[Path]:
         path = folder/'state.json'
         try:
             changed = plain_file(path, MOST_CONFIG*64).stat().st_mtime_ns
-            found.append((_val_loss(path, changed), folder))
+            found.append((_rank(path, changed), folder))
         except (ValueError, FileNotFoundError) as e: say(f'{e}: passed over')
-    return [folder for loss, folder in sorted(found, key=lambda pair: pair[0])]
+    return [folder for rank, folder in sorted(found, key=lambda pair: pair[0])]
 
 def best(run:str|Path, say:Callable[[str], None]=to_stderr)->Path|None:
     "The checkpoint with the lowest validation loss, or the newest if none has any; None without one."

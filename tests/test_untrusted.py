@@ -53,10 +53,13 @@ def read_all(reader, folder, name, seed):
     "Read `N` mutants of a file and use what can be read; returns how many were refused, and what went wrong."
     from piny.config import Sampling
     from piny.generation import generate_batch
-    read, path, rng = function(reader), Path(folder)/name, random.Random(seed)
+    read = function(reader)
+    path = Path(folder)/name
+    rng = random.Random(seed)
     os.chdir(folder)
     limit(MEMORY)
-    good, refused, wrong = path.read_bytes(), 0, []
+    good = path.read_bytes()
+    refused, wrong = 0, []
     for i in range(N):
         bad = mutant(good, rng)
         path.write_bytes(bad)
