@@ -55,8 +55,10 @@ def files(root):
 def run(command, root):
     "A program of the environment, in a copy of the repository."
     program, *args = command.split()
-    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}  # with it, nbdev_export does nothing
-    subprocess.run([BIN/program, *args], cwd=root, env=env, check=True, capture_output=True, text=True)
+    env = dict(os.environ, PYTHONPATH=str(root))
+    env.pop('IN_TEST', None)  # with it, nbdev_export does nothing
+    done = subprocess.run([BIN/program, *args], cwd=root, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def changed_by(maker, root):
@@ -104,24 +106,34 @@ def spoil_readme(root):
     return 'README.md'
 
 
-def retitle(root):
-    page = root/'nbs'/'20_norm.ipynb'
-    page.write_text(page.read_text().replace('# Normalisation', '# Another title', 1))
-    return 'README.md'
-
-
 def renumber(root):
     (root/'nbs'/'20_norm.ipynb').rename(root/'nbs'/'26_norm.ipynb')
     return 'nbs/sidebar.yml'
 
 
 SPOILERS = [('clean', spoil_notebook), ('export', spoil_module), ('export', spoil_lookup), ('export', leave_orphan),
-            ('readme', spoil_readme), ('readme', retitle), ('readme', renumber)]
+            ('readme', spoil_readme), ('readme', renumber)]
 
 
 @pytest.mark.parametrize('maker, spoil', SPOILERS)
 def test_out_of_sync_is_found(maker, spoil, copy):
     assert spoil(copy) in changed_by(maker, copy)
+
+
+# -- a variant is one line
+
+def test_a_new_variant_is_shown_where_it_has_not_run(copy):
+    page = copy/'nbs'/'50_ablation.ipynb'
+    before = page.read_text(encoding='utf-8')
+    after = before.replace("layernorm=dict(norm='layernorm')", "layernorm=dict(norm='layernorm'), no_norm=dict(norm='none')")
+    assert after != before
+    page.write_text(after, encoding='utf-8')
+    run('nbdev_export', copy)
+    run('python tools/readme.py', copy)
+    run('python tools/docs.py', copy)
+    readme = (copy/'README.md').read_text(encoding='utf-8')
+    assert 'LayerNorm, no norm |' in readme
+    assert 'Not run: `no_norm`.' in readme
 
 
 # -- ablation notebooks, which papermill runs
