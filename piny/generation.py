@@ -6,7 +6,7 @@
 __all__ = ['STRIDE', 'likely', 'choose_tokens', 'LayerCache', 'Cache', 'pad_left', 'next_logits', 'fit', 'continue_all',
            'text_after', 'generate_batch', 'generate']
 
-# %% ../nbs/40_generation.ipynb #b37d50d2
+# %% ../nbs/40_generation.ipynb #e7a7f577
 import torch
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from .config import Sampling
 from .model import Transformer
 from .tokenizer import Tokenizer
 
-# %% ../nbs/40_generation.ipynb #39d1e45b
+# %% ../nbs/40_generation.ipynb #2c3bd806
 def likely(p:Tensor,     # (B, V) probabilities
            how:Sampling, # `top_k`, `top_p` and `min_p`
           )->Tensor:     # (B, V), 0 for tokens that are left out; not rescaled
@@ -41,7 +41,7 @@ def choose_tokens(logits:Tensor,  # (B, V)
     p = (below / how.temperature).softmax(-1)
     return torch.multinomial(likely(p, how), 1, generator=generator)[:, 0]
 
-# %% ../nbs/40_generation.ipynb #6f24cab2
+# %% ../nbs/40_generation.ipynb #b6dfafae
 STRIDE = 64 # tokens by which the attended part of the cache grows
 
 @dataclass(eq=False)
@@ -89,7 +89,7 @@ class Cache:
         self.filled += T
         return [LayerCache(k, v, places, at, mask[:, None]) for k, v in self.kept]
 
-# %% ../nbs/40_generation.ipynb #8f6efa81
+# %% ../nbs/40_generation.ipynb #c748326c
 def pad_left(rows:list[list[int]], # token ids
              device:torch.device|str='cpu',
             )->tuple[Tensor, Tensor]: # (B, T) ids, (B,) empty places to the left of each row
@@ -107,7 +107,7 @@ def next_logits(model:Transformer,
     "The logits of the token after the last."
     return model.output(model.hidden(ids, pasts)[:, -1])
 
-# %% ../nbs/40_generation.ipynb #4d986d25
+# %% ../nbs/40_generation.ipynb #95cab276
 def fit(ids:list[int], max_seq_len:int)->list[int]:
     "The ids themselves if a token can follow them, else the last of them, half a context."
     return ids if len(ids) < max_seq_len else ids[-max(1, max_seq_len//2):]
@@ -134,7 +134,7 @@ def continue_all(model:Transformer,       # in evaluation mode
         yield chosen.tolist()
         ids = chosen[:, None]
 
-# %% ../nbs/40_generation.ipynb #d963ab5a
+# %% ../nbs/40_generation.ipynb #71b7cd00
 def text_after(tokenizer:Tokenizer,
                last:int,      # the token before; BOS: the text begins with `ids`
                ids:list[int],
@@ -165,7 +165,7 @@ def generate_batch(model:Transformer, # is put into evaluation mode
         if all(done): break
     return [text_after(tokenizer, ids[-1], new) for ids, new in zip(before, after)]
 
-# %% ../nbs/40_generation.ipynb #cf6ce8c5
+# %% ../nbs/40_generation.ipynb #31d4cc8b
 def generate(model:Transformer, # is put into evaluation mode
              tokenizer:Tokenizer,
              prompt:str='', # empty: the beginning of a story
@@ -177,7 +177,9 @@ def generate(model:Transformer, # is put into evaluation mode
     "One story, piece by piece as it is made."
     ends = {tokenizer.eos_id, tokenizer.bos_id}
     before = [tokenizer.bos_id, *tokenizer.encode(prompt)]
-    ids, text, given = [], '', 0
+    ids = []
+    text = ''
+    given = 0 # letters of `text` that were given out
     for i, in islice(continue_all(model.eval(), [before], how, seed, step), max_tokens):
         if i in ends: break
         ids.append(i)

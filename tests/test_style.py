@@ -15,15 +15,15 @@ DONE_LATER = set('''
     ablations/position.ipynb nbs/00_config.ipynb nbs/01_files.ipynb nbs/02_machine.ipynb nbs/03_ranks.ipynb
     nbs/04_style.ipynb nbs/11_stories.ipynb nbs/12_tokenizer.ipynb nbs/15_data.ipynb nbs/16_batches.ipynb
     nbs/31_evaluation.ipynb nbs/32_loop.ipynb
-    nbs/36_run.ipynb nbs/40_generation.ipynb nbs/42_quality.ipynb nbs/44_prompts.ipynb nbs/50_ablation.ipynb
+    nbs/36_run.ipynb nbs/50_ablation.ipynb
     nbs/52_study.ipynb nbs/54_statistics.ipynb nbs/55_panels.ipynb nbs/56_figures.ipynb nbs/57_findings.ipynb
     nbs/60_llama.ipynb nbs/61_huggingface.ipynb nbs/62_llama2c.ipynb nbs/63_gguf.ipynb nbs/69_benchmark.ipynb
-    nbs/commands/ablate.ipynb nbs/commands/data.ipynb nbs/commands/export.ipynb nbs/commands/generate.ipynb
-    nbs/commands/quality.ipynb nbs/commands/train.ipynb piny/ablation.py piny/batches.py piny/benchmark.py
-    piny/commands/ablate.py piny/commands/data.py piny/commands/export.py piny/commands/generate.py
-    piny/commands/quality.py piny/commands/train.py piny/data.py piny/evaluation.py piny/figures.py
-    piny/generation.py piny/gguf.py piny/huggingface.py piny/llama.py piny/llama2c.py piny/loop.py piny/machine.py
-    piny/panels.py piny/quality.py piny/ranks.py piny/run.py piny/statistics.py piny/stories.py piny/study.py
+    nbs/commands/ablate.ipynb nbs/commands/data.ipynb nbs/commands/export.ipynb
+    nbs/commands/train.ipynb piny/ablation.py piny/batches.py piny/benchmark.py
+    piny/commands/ablate.py piny/commands/data.py piny/commands/export.py
+    piny/commands/train.py piny/data.py piny/evaluation.py piny/figures.py
+    piny/gguf.py piny/huggingface.py piny/llama.py piny/llama2c.py piny/loop.py piny/machine.py
+    piny/panels.py piny/ranks.py piny/run.py piny/statistics.py piny/stories.py piny/study.py
     piny/tokenizer.py tests/test_data.py tests/test_export.py tests/test_suite.py tests/test_training.py
 '''.split())  # files that are not set like this yet
 
