@@ -7,10 +7,9 @@ __all__ = ['SIZES', 'add_sizes', 'add_pieces', 'add_weights', 'write_gguf']
 
 # %% ../nbs/63_gguf.ipynb #74ef7bf3
 from pathlib import Path
-from .config import ModelConfig
+from .config import ModelConfig, extra
 from .huggingface import hf_name
-from .llama import (installed, interleaved, kind_of, pieces_of, refuse_others, reorder,
-                        space_first)
+from .llama import interleaved, kind_of, pieces_of, refuse_others, reorder, space_first
 from .model import Transformer
 from .tokenizer import Tokenizer
 
@@ -51,7 +50,7 @@ def add_pieces(f, # a `gguf.GGUFWriter`
 def add_weights(f, # a `gguf.GGUFWriter`
                 model:Transformer):
     "Add the weights in fp32, neighbours as rotary pairs."
-    gguf = installed('gguf')
+    with extra('export'): import gguf
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, model.cfg.n_layers)
     tensors = reorder(dict(model.named_parameters()), interleaved, model.cfg.head_dim)
     for name, w in tensors.items():
@@ -61,9 +60,9 @@ def add_weights(f, # a `gguf.GGUFWriter`
 def write_gguf(folder:Path, # which exists
                model:Transformer,
                tok:Tokenizer):
-    "`model.gguf`; ValueError, before anything is written, for a model that is not a Llama, ImportError."
+    "Write `model.gguf`; ValueError, before that, for a model that is not a Llama."
     refuse_others(model.cfg)
-    gguf = installed('gguf')
+    with extra('export'): import gguf
     f = gguf.GGUFWriter(folder/'model.gguf', 'llama')
     f.add_file_type(gguf.LlamaFileType.ALL_F32)
     add_sizes(f, model.cfg)

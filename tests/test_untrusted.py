@@ -116,6 +116,7 @@ def folders(tmp_path_factory):
         save(root/'run', model, make_optimizer(model, cfg), cfg, tok, state)
     shutil.copytree(root/'hf', root/'hf-json')
     (root/'hf-json'/'tokenizer.model').unlink()
+    (root/'llama2c'/'tokenizer.model').unlink()
     return root
 
 READERS = dict(run='checkpoint:load', piny='weights:read_model', hf='huggingface:read_hf',
