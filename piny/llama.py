@@ -102,7 +102,8 @@ def tokenizer_of(pieces:list[tuple[str, float]], # piece and score, by id, speci
     spec.byte_fallback = True
     spec.vocab_size = len(pieces)
     spec.unk_surface = ''
-    spec.unk_id, spec.bos_id, spec.eos_id, spec.pad_id = 0, 1, 2, -1
+    spec.unk_id, spec.bos_id, spec.eos_id = range(len(SPECIAL))
+    spec.pad_id = -1 # none
     proto.normalizer_spec.name = 'identity'
     proto.normalizer_spec.add_dummy_prefix = space_first
     proto.normalizer_spec.remove_extra_whitespaces = False
