@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'sync', 'make_folder', 'remove', 'lock_of', 'part_of', 'whol
            'put_in_place', 'clear_leftovers', 'kind_of', 'plain_file', 'read_json', 'check_fields']
 
 # %% ../nbs/01_files.ipynb #d682b6f7
-import json, os, shutil
+import json, math, os, shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import ELOOP
@@ -130,13 +130,14 @@ def check_fields(values,     # what JSON gave
                  kinds:dict, # name -> type
                  where,      # the file, for the message
                 )->dict:     # the values
-    "The values; ValueError, with the file's name, if they are no object or a field is not of its type."
+    "The values; ValueError, with the file's name, if they are no object or a field does not fit its type."
     if not isinstance(values, dict): raise ValueError(f'{where} is damaged: it holds no JSON object')
     for name, kind in kinds.items():
         allowed = get_args(kind) or (kind,)
-        found = type(values.get(name))
-        if found in allowed or (found is int and float in allowed): continue
+        value = values.get(name)
+        fits = type(value) in allowed or (type(value) is int and float in allowed)
+        if fits and not (type(value) is float and not math.isfinite(value)): continue
         wanted = ' or '.join(k.__name__ for k in allowed if k is not type(None))
-        what = f'{values[name]!r:.60}' if name in values else 'missing'
+        what = f'{value!r:.60}' if name in values else 'missing'
         raise ValueError(f'{where} is damaged: {name} is {what}, and should be of type {wanted}')
     return values

@@ -9,6 +9,7 @@ __all__ = ['LEFT_OUT', 'DEFAULTS', 'UNKNOWN', 'FREE', 'RECORD', 'METRIC', 'chang
 # %% ../nbs/35_record.ipynb #ef36f4cf
 import hashlib, json
 from dataclasses import asdict, fields
+from itertools import chain
 from pathlib import Path
 from .config import ModelConfig, TrainConfig
 from .files import check_fields, plain_file, read_json, write_text
@@ -131,12 +132,11 @@ def _check_whole(record:dict, path:Path, lines:Path):
         raise ValueError(f'{path} is damaged: the run has finished, and has no loss')
     train = check_fields(record['config']['train'], dict(eval_every=int), f'{path}, config,')
     every = max(1, train['eval_every'])
-    due = [*range(every, steps, every)]
-    if status == 'finished': due.append(steps)
     found = [line['step'] for line in record['metrics']]
-    missing = {*due} - {*found}
-    if missing: raise ValueError(f'{lines} is damaged: the line of step {min(missing)} is missing')
-    if found != sorted({*found}):
+    known = set(found)
+    for due in chain(range(every, steps, every), [steps]*(status == 'finished')):
+        if due not in known: raise ValueError(f'{lines} is damaged: the line of step {due} is missing')
+    if found != sorted(known):
         raise ValueError(f'{lines} is damaged: the steps of its lines do not rise')
 
 def load_records(folder:str|Path # a study's folder, as `results/tinystories-small`
