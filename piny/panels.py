@@ -68,7 +68,8 @@ def measure(runs:dict # variant to seed to record
 # %% ../nbs/55_panels.ipynb #f1510e5d
 def _points(r:dict, key:str)->np.ndarray:
     "Tokens and loss of a run's finite evaluations, (2, n); where it has none, a point above all."
-    xy = [(m['tokens'], m[key]) for m in r['metrics'] if m[key] is not None and np.isfinite(m[key])]
+    losses = [(m['tokens'], m.get(key)) for m in r['metrics']]
+    xy = [(x, y) for x, y in losses if y is not None and np.isfinite(y)]
     return np.array(xy or [(r['tokens'], np.inf)], dtype=float).T
 
 def _window(curves:dict, floor, start:float)->tuple:
