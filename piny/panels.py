@@ -91,7 +91,8 @@ def _draw_variant(ax, curves:list, look:dict, left:float, top:float):
         ax.plot(x, y, 'X', color=color, ms=8, mec='white', clip_on=False, zorder=9)
     whole = [p for p, done in curves if done]
     if not whole: return None
-    mean = np.array([whole[0][0], np.mean([p[1] for p in whole], axis=0)])
+    common = sorted(set.intersection(*(set(p[0]) for p in whole)))
+    mean = np.array([common, np.mean([p[1, np.isin(p[0], common)] for p in whole], axis=0)])
     if mean.shape[1] == 1: look = look | dict(marker=look['marker'] or 'o')   # a line of one point
     ax.plot(*mean, **look, lw=1.7, ms=6, mec='white', markevery=[-1], zorder=5)
     return mean
