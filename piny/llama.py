@@ -83,10 +83,14 @@ def space_first(tok:Tokenizer)->bool:
 def pieces_of(tok:Tokenizer)->list[tuple[str, float]]: # piece and score, by id
     "The pieces, with `▁` for a space; ValueError for a tokenizer of another kind."
     proto = proto_of(tok.model)
-    as_expected = all(p.type == kind_of(i, p.piece) for i, p in enumerate(proto.pieces))
-    if not as_expected or not proto.trainer_spec.byte_fallback:
+    spec = proto.trainer_spec
+    kinds_fit = all(p.type == kind_of(i, p.piece) for i, p in enumerate(proto.pieces))
+    if spec.model_type != spec.BPE or not spec.byte_fallback or not kinds_fit:
         raise ValueError('the tokenizer is not a byte-pair encoding with <unk>, <s>, </s> as its first '
                          'pieces and all bytes among the others')
+    if proto.normalizer_spec.precompiled_charsmap or proto.normalizer_spec.remove_extra_whitespaces:
+        raise ValueError('the tokenizer changes letters or spaces before it cuts a text; '
+                         'no other program would know of it')
     return [(p.piece, p.score) for p in proto.pieces]
 
 def tokenizer_of(pieces:list[tuple[str, float]], # piece and score, by id, special ones first
