@@ -30,42 +30,53 @@ def windows(n:int,          # windows in the data
            )->np.ndarray:   # (B,)
     "The windows that `step` takes."
     places = step*batch_size + np.arange(batch_size)
-    return np.array([permutation(n, seed, int(epoch))[i] for epoch,i in zip(*divmod(places, n))])
+    return np.array([permutation(n, seed, int(epoch))[i] for epoch, i in zip(*divmod(places, n))])
 
-# %% ../nbs/16_batches.ipynb #d5db291c
-def batch(tokens:Tokens,     # a split of a `Dataset`
-          seed:int,          # decides the order
-          step:int,          # from 0
-          batch_size:int,    # windows in the batch, all ranks together
-          seq_len:int,       # `T`, tokens in a window
+# %% ../nbs/16_batches.ipynb #2e0fa943
+def batch(tokens:Tokens,          # a split of a `Dataset`
+          seed:int,               # decides the order
+          step:int,               # from 0
+          batch_size:int,         # windows in the batch, all ranks together
+          seq_len:int,            # `T`, tokens in a window
           rows:slice=slice(None), # the windows that are wanted, a rank's share
          )->tuple[torch.Tensor, torch.Tensor]: # inputs and targets, int64 (B, T)
     "The batch of a step; ValueError when the data is shorter than a window."
     n = (len(tokens)-1) // seq_len
-    if n < 1: raise ValueError(f'the data has {len(tokens):,} tokens, and one window of {seq_len:,} needs {seq_len+1:,}: give more text or a smaller max_seq_len')
-    at = windows(n, seed, step, batch_size)[rows, None]*seq_len + np.arange(seq_len) # (B, T)
-    return tuple(torch.as_tensor(tokens.take(i)) for i in (at, at+1))
+    if n < 1:
+        raise ValueError(f'the data has {len(tokens):,} tokens, and one window of {seq_len:,} needs '
+                         f'{seq_len+1:,}: give more text or a smaller max_seq_len')
+    starts = windows(n, seed, step, batch_size)[rows, None] * seq_len # (B, 1)
+    at = starts + np.arange(seq_len)                                  # (B, T)
+    return torch.as_tensor(tokens.take(at)), torch.as_tensor(tokens.take(at+1))
 
 # %% ../nbs/16_batches.ipynb #fab84da7
 class DeviceTokens:
     "All tokens in a device's memory."
     def __init__(self, tokens:Tokens, device:torch.device):
         row = np.asarray(tokens)
-        self.row = torch.from_numpy(row.view(f'i{row.itemsize}')).to(device)  # torch cannot look things up in unsigned numbers
+        signed = row.view(f'i{row.itemsize}') # torch cannot look things up in unsigned numbers
+        self.row = torch.from_numpy(signed).to(device)
         self.mask = 2**(8*row.itemsize) - 1
 
     def __len__(self)->int: return len(self.row)
-    def take(self, at:np.ndarray)->torch.Tensor: # int64, of the shape of `at`
+
+    def take(self, at:np.ndarray # places, of any shape
+            )->torch.Tensor:     # int64, of the same shape
         "The tokens in these places."
         return self.row[torch.from_numpy(at).to(self.row.device)].long() & self.mask
 
 def place(tokens:Tokens, device:torch.device)->Tokens|DeviceTokens:
     "The tokens where a device reads them fastest: on a GPU if they take at most a quarter of its free memory."
     if device.type != 'cuda': return tokens
-    fits = len(tokens) * tokens.shards[0].itemsize <= torch.cuda.mem_get_info(device)[0] / 4
-    return DeviceTokens(tokens, device) if fits else tokens
+    free, _ = torch.cuda.mem_get_info(device)
+    size = len(tokens) * tokens.shards[0].itemsize
+    return DeviceTokens(tokens, device) if size <= free/4 else tokens
 
-def batches(tokens:Tokens|DeviceTokens, seed:int, start:int, batch_size:int, seq_len:int,
+def batches(tokens:Tokens|DeviceTokens,
+            seed:int,            # decides the order
+            start:int,           # the first step
+            batch_size:int,      # windows in a batch, all ranks together
+            seq_len:int,         # `T`, tokens in a window
             rows:slice,          # this rank's share
             device:torch.device, # where they go
            )->Iterator[tuple[torch.Tensor, torch.Tensor]]: # inputs and targets, (rows, T)
@@ -77,5 +88,6 @@ def batches(tokens:Tokens|DeviceTokens, seed:int, start:int, batch_size:int, seq
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(make, start)
         for step in count(start+1):
-            ready, coming = coming.result(), pool.submit(make, step)
+            ready = coming.result()
+            coming = pool.submit(make, step)
             yield tuple(t.to(device, non_blocking=gpu) for t in ready)

@@ -172,7 +172,11 @@ def test_live_work_is_not_taken_for_a_dead_ones(tmp_path, tales):
     wait_until(lambda: psutil.Process(first.pid).status() == psutil.STATUS_STOPPED)
     assert piny_data(*args[:1], '--vocab-size', 401, *args[3:]).returncode == 0
     assert '.tales-400.part' in hidden(tmp_path/'data')
-    second = started(*args)
+    second = started(*args, stderr=subprocess.PIPE)
+    said = b''
+    while b'waiting for it' not in said: # within seconds
+        assert second.poll() is None
+        said += os.read(second.stderr.fileno(), 4096)
     first.send_signal(signal.SIGCONT)
     assert first.wait() == 0 and second.wait() == 0
     assert data_names(tmp_path/'data') == ['tales-400', 'tales-401'] and hidden(tmp_path/'data') == ['.surveys']
