@@ -11,7 +11,7 @@ import hashlib, json
 from dataclasses import asdict, fields
 from itertools import chain
 from pathlib import Path
-from .config import ModelConfig, TrainConfig
+from .config import FieldError, ModelConfig, TrainConfig, within
 from .files import check_fields, plain_file, read_json, write_text
 
 # %% ../nbs/35_record.ipynb #bee85a6c
@@ -117,7 +117,7 @@ def read_record(folder:str|Path # a run's folder
     "A finished run: its record, and its metrics.jsonl under `metrics`; ValueError if one is damaged."
     path, lines = Path(folder)/'record.json', Path(folder)/'metrics.jsonl'
     if not (path.exists() and lines.exists()): return None
-    record = read_json(path, RECORD)
+    record = dict(val_loss=None, val_bpb=None) | read_json(path, RECORD)
     check_fields(record['config'], dict(model=dict, train=dict), f'{path}, config,')
     record['metrics'] = read_metrics(lines)
     _check_whole(record, path, lines)
@@ -128,6 +128,10 @@ def _check_whole(record:dict, path:Path, lines:Path):
     steps, status = record['steps'], record['status']
     if status not in ('finished', 'diverged'):
         raise ValueError(f'{path} is damaged: status is {status!r}, neither finished nor diverged')
+    try:
+        within(record, 'seed steps tokens', least=0)
+        within(record, 'n_params flops_per_token', least=1)
+    except FieldError as e: raise ValueError(f'{path} is damaged: {e}') from e
     if status == 'finished' and None in (record['val_loss'], record['val_bpb']):
         raise ValueError(f'{path} is damaged: the run has finished, and has no loss')
     train = check_fields(record['config']['train'], dict(eval_every=int), f'{path}, config,')

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parent.parent
 N = 500 # mutants of each file
 MEMORY = 2**28 # bytes that a reader may take for a model of a few kilobytes
 
@@ -156,6 +157,28 @@ def test_what_is_no_plain_file_is_refused(folder, name, folders, reader):
         path.unlink()
         path.write_bytes(good)
         assert said.startswith('refused') and name in said and 'plain file' in said, said
+
+@pytest.mark.parametrize('name', ['record.json', 'metrics.jsonl'])
+def test_a_damaged_run_in_a_study(name, tmp_path):
+    "Every mutant of a record or of its metrics is refused with its folder, or can be compared and put into words."
+    from piny.findings import Findings
+    from piny.record import load_records
+    for path in (ROOT/'results'/'tinystories-small').iterdir():
+        if path.name.split('-')[0] in ('baseline', 'layernorm'): shutil.copytree(path, tmp_path/path.name)
+    victim = min(tmp_path.iterdir())
+    good = (victim/name).read_bytes()
+    rng, refused = random.Random(0), 0
+    for _ in range(N//2):
+        bad = mutant(good, rng)
+        (victim/name).write_bytes(bad)
+        try:
+            found = Findings('norm', load_records(tmp_path))
+            found.table()
+            found.words()
+        except ValueError as e:
+            refused += 1
+            assert victim.name in str(e), (str(e), bad)
+    assert N//10 < refused
 
 @pytest.mark.parametrize('folder', ['piny', 'hf', 'llama2c'])
 def test_many_layers_in_few_bytes(folder, folders, tmp_path, reader):
