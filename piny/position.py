@@ -15,7 +15,8 @@ class Position(nn.Module):
     "No information about position: both hooks leave their input alone."
     def __init__(self,
         cfg:ModelConfig, # `dim`, `head_dim`, `max_seq_len` and what the scheme needs
-    ): super().__init__()
+    ):
+        super().__init__()
 
     def embed(self,
         x:Tensor,            # (B, T, D) embedded tokens
@@ -57,10 +58,10 @@ class RoPE(Position):
         self.register_buffer('sin', angle.sin(), persistent=False)
 
     def rotate(self, q, at=None):
-        at = slice(q.shape[-2]) if at is None else at.unsqueeze(1) # (B, 1, T), for all heads
-        cos = self.cos[at]
+        at = slice(q.shape[-2]) if at is None else at.unsqueeze(1) # (B, 1, T): all heads alike
+        cos = self.cos[at]                                         # (T, Dh/2) or (B, 1, T, Dh/2)
         sin = self.sin[at]
-        a, b = q.float().chunk(2, -1)                             # twice (B, H, T, Dh/2)
+        a, b = q.float().chunk(2, -1)                              # twice (B, H, T, Dh/2)
         return torch.cat([a*cos - b*sin, b*cos + a*sin], -1).type_as(q)
 
 # %% ../nbs/21_position.ipynb #ef9d5c24
