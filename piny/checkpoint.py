@@ -14,14 +14,13 @@ from dataclasses import asdict
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from safetensors.torch import load_file
 from torch import nn, Tensor
 from .config import ModelConfig, TrainConfig, from_plain
 from .files import clear_leftovers, plain_file, read_json, sync, written_whole
 from .model import Transformer
 from .tokenizer import Tokenizer
-from .weights import (MOST_CONFIG, MOST_WEIGHTS, read_model, read_tensors, set_weights, shapes_of,
-                          write_model, write_tensors)
+from .weights import (MOST_CONFIG, MOST_WEIGHTS, header_of, read_model, read_tensors, set_weights,
+                          shapes_of, write_model, write_tensors)
 
 # %% ../nbs/34_checkpoint.ipynb #3a811c98
 def optimizer_tensors(model:nn.Module, opt:torch.optim.Optimizer)->dict[str, Tensor]:
@@ -34,6 +33,9 @@ def restore_optimizer(model:nn.Module,
                       tensors:dict[str, Tensor]): # as `optimizer_tensors` gave them
     "Put the averages back; ValueError if they are of another model."
     parameters = dict(model.named_parameters())
+    have = {path.partition('/')[0] for path in tensors}
+    for name in parameters:
+        if tensors and name not in have: raise ValueError(f'{name} has no averages')
     for path, value in tensors.items():
         name, _, key = path.partition('/')
         p = parameters.get(name)
@@ -176,7 +178,9 @@ def restore(folder:Path, model:Transformer, opt:torch.optim.Optimizer):
     "Give model and optimiser what they had in a checkpoint; ValueError if it is of another model."
     weights = folder/'model.safetensors'
     set_weights(model, read_tensors([weights], shapes_of(model.cfg, weights.stat().st_size)))
-    restore_optimizer(model, opt, load_file(folder/'optimizer.safetensors'))
+    averages = folder/'optimizer.safetensors'
+    wanted = {name: shape for name, (shape, dtype) in header_of(averages).items()}
+    restore_optimizer(model, opt, read_tensors([averages], wanted))
 
 SHIPPED = files('piny')/'models'/'stories-1m' # the model that comes with piny
 
