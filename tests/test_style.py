@@ -17,9 +17,9 @@ DONE_LATER = set('''
     nbs/31_evaluation.ipynb nbs/32_loop.ipynb
     nbs/36_run.ipynb nbs/50_ablation.ipynb
     nbs/52_study.ipynb
-        nbs/69_benchmark.ipynb
+       
     nbs/commands/ablate.ipynb nbs/commands/data.ipynb
-    nbs/commands/train.ipynb piny/ablation.py piny/batches.py piny/benchmark.py
+    nbs/commands/train.ipynb piny/ablation.py piny/batches.py
     piny/commands/ablate.py piny/commands/data.py
     piny/commands/train.py piny/data.py piny/evaluation.py
         piny/loop.py piny/machine.py
