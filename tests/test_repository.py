@@ -152,7 +152,7 @@ def papermill_faults(path):
 
 @pytest.mark.parametrize('path', ABLATIONS, ids=name)
 def test_parameters_are_those_of_a_study(path):
-    from piny.study import Study
+    from piny.plan import Study
     declared = {}
     for c in cells(path):
         if 'parameters' in c['metadata'].get('tags', []): exec(source(c), {}, declared)

@@ -1,87 +1,217 @@
-"The ablation notebooks as they are really run: by papermill and piny_ablate, in processes that can be killed."
-import json, shutil, signal, subprocess, sys, time
+"Studies as they are really run: by papermill and piny_ablate, several at once, in processes that are killed."
+import json, os, shutil, signal, subprocess, sys
 from pathlib import Path
 
 import papermill, psutil, pytest
 from papermill.exceptions import PapermillExecutionError
-from piny.record import load_records
 from piny.grammar import grammar_stories
+from piny.record import load_records
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED = 'started seconds tokens_per_second peak_memory_bytes'.split() # all else in a record has to repeat
 ABLATE = [sys.executable, '-c', 'from piny.commands.ablate import ablate; ablate()']
+TALES = 'norm --corpus tales.txt --steps 10 --seeds 2 --workers 2 --study tales'.split()
+SWEEP = [sys.executable, '-c', """if __name__ == '__main__':
+    from piny.plan import Study
+    from piny.sweep import failures, sweep
+    study = Study(corpus='tales.txt', steps=10, seeds=2, workers=2, study='tales')
+    raise SystemExit(failures(sweep(study, ['norm'])) or None)"""] # what piny_ablate does, without the notebook and the figures
+RUNS = {(variant, seed) for variant in ('baseline', 'layernorm') for seed in (0, 1)}
+
+# Every Python that is started below a test runs this first. It keeps a list of the records that were written, and does
+# what the test asks for at the moment when a certain file is about to appear: no test depends on how fast a machine is.
+FAULT = '''
+import os, signal, sys, time
+
+def strike(what):
+    if what == 'kill this': os.kill(os.getpid(), signal.SIGKILL)
+    if what == 'kill the program': os.kill(int(open(HOME + '/pid').read()), signal.SIGKILL)
+    if what == 'ctrl-c': os.killpg(int(open(HOME + '/pid').read()), signal.SIGINT)
+    time.sleep(300) # it is over for this process, too
+
+def watch(event, args):
+    if event not in ('os.rename', 'open') or not isinstance(args[0], (str, os.PathLike)): return
+    path = str(args[1] if event == 'os.rename' else args[0])
+    if event == 'os.rename' and path.endswith('record.json'):
+        os.write(LOG, (path + chr(10)).encode())
+    if FILE and FILE in path and path.endswith(KIND) and (EVERY or once()): strike(WHAT)
+
+def once():
+    try: os.close(os.open(HOME + '/struck', os.O_CREAT | os.O_EXCL))
+    except FileExistsError: return False
+    return True
+
+HOME = os.environ['FAULT_HOME']
+LOG = os.open(HOME + '/log', os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+WHAT, FILE, KIND, EVERY = (os.environ.get('FAULT_' + name, '') for name in ('WHAT', 'FILE', 'KIND', 'EVERY'))
+sys.addaudithook(watch)
+'''
+
+@pytest.fixture(scope='module')
+def prepared(tmp_path_factory):
+    "A repository with the notebooks, a small corpus, and a study that nothing has disturbed."
+    root = tmp_path_factory.mktemp('prepared')
+    shutil.copy(ROOT/'settings.ini', root)
+    shutil.copytree(ROOT/'ablations', root/'ablations')
+    (root/'tales.txt').write_text('\n'.join(grammar_stories(700, seed=1)))
+    done = said(ablate(root))
+    assert len(load_records(root/'results/tales')) == 4, done
+    return root
 
 @pytest.fixture
-def repo(tmp_path, monkeypatch):
-    "A repository with the notebooks, a small corpus, and nothing run yet."
-    shutil.copy(ROOT/'settings.ini', tmp_path)
-    shutil.copytree(ROOT/'ablations', tmp_path/'ablations')
-    (tmp_path/'tales.txt').write_text('\n'.join(grammar_stories(700, seed=1)))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def repo(prepared, tmp_path, monkeypatch):
+    "The same repository with nothing run yet."
+    shutil.copytree(prepared, tmp_path/'repo', ignore=shutil.ignore_patterns('results', 'figures'))
+    monkeypatch.chdir(tmp_path/'repo')
+    return tmp_path/'repo'
 
-def ablate(*args): return subprocess.run([*ABLATE, *args], capture_output=True, text=True, timeout=300)
+@pytest.fixture
+def finished(prepared, repo):
+    "The same repository with all runs on record."
+    shutil.copytree(prepared/'results', repo/'results')
+    return repo
 
-def records(folder):
+def ablate(root, *args, **fault):
+    "piny_ablate, with something to happen to it."
+    return start(root, [*ABLATE, *(args or TALES)], **fault)
+
+def sweep(root, **fault):
+    "The runs of piny_ablate alone, with something to happen to them."
+    return start(root, SWEEP, **fault)
+
+def start(root, words, **fault):
+    "A program in a session of its own, as a terminal has it."
+    home = root.parent/f'{root.name}-fault'
+    home.mkdir(exist_ok=True)
+    (home/'sitecustomize.py').write_text(FAULT)
+    (home/'struck').unlink(missing_ok=True)
+    env = dict(os.environ, PYTHONPATH=str(home), FAULT_HOME=str(home), **{f'FAULT_{k.upper()}': v for k, v in fault.items()})
+    program = subprocess.Popen(words, cwd=root, env=env, text=True, start_new_session=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    (home/'pid').write_text(str(program.pid))
+    return program
+
+def written(root):
+    "The runs whose records were written, by variant and seed, each as often as it was."
+    lines = (root.parent/f'{root.name}-fault/log').read_text().split()
+    return sorted(Path(line).parent.name.rsplit('-', 1)[0] for line in lines)
+
+def records(root):
     "What the runs found out: records with their metrics, and the loss of each story."
+    folder = root/'results/tales'
     found = load_records(folder)
-    for r in found: r['stories'] = (folder/f"{r['variant']}-{r['seed']}-{r['key']}"/'stories.npy').read_bytes()
+    for r in found: r['stories'] = (folder/f"{r['variant']}-{r['seed']}-{r['key']}/stories.npy").read_bytes()
     return {(r['variant'], r['seed']): {k: v for k, v in r.items() if k not in MEASURED} for r in found}
+
+def said(program):
+    "The exit code, and what was said on the standard error besides the progress bar."
+    _, err = program.communicate(timeout=300)
+    lines = [line.split('\r')[-1] for line in err.splitlines()]
+    return program.returncode, [line for line in lines if line.strip() and 'tok/s' not in line]
 
 
 # -- what papermill would pass over in silence
 
-@pytest.mark.parametrize('given, says', [(dict(sedes=5), "unknown parameter 'sedes', did you mean 'seeds'?"), (dict(preset='quik'), "unknown preset 'quik', did you mean 'quick'?"),
-                                         (dict(corpus='no/such.txt'), 'no/such.txt')])
-def test_papermill_with_a_bad_parameter(repo, given, says):
-    with pytest.raises(PapermillExecutionError) as e: papermill.execute_notebook('ablations/norm.ipynb', 'out.ipynb', given, progress_bar=False)
-    assert says in e.value.evalue and not (repo/'results').exists()
+def run_notebook(name, **parameters):
+    papermill.execute_notebook(name, 'out.ipynb', parameters, progress_bar=False)
+
+def test_papermill_with_a_bad_parameter(repo):
+    with pytest.raises(PapermillExecutionError, match="unknown parameter 'sedes', did you mean 'seeds'"):
+        run_notebook('ablations/norm.ipynb', sedes=5)
+    assert not (repo/'results').exists()
 
 def test_papermill_without_the_tag(repo):
-    nb = json.loads(Path('ablations/norm.ipynb').read_text())
-    for cell in nb['cells']: cell['metadata'].pop('tags', None)
-    Path('untagged.ipynb').write_text(json.dumps(nb))
-    with pytest.raises(PapermillExecutionError, match='has lost its tag'): papermill.execute_notebook('untagged.ipynb', 'out.ipynb', dict(preset='small'), progress_bar=False)
+    notebook = json.loads(Path('ablations/norm.ipynb').read_text())
+    for cell in notebook['cells']: cell['metadata'].pop('tags', None)
+    Path('untagged.ipynb').write_text(json.dumps(notebook))
+    with pytest.raises(PapermillExecutionError, match='has lost its tag'): run_notebook('untagged.ipynb', preset='small')
+
+
+# -- from the beginning to the end
+
+def test_an_undisturbed_study(prepared):
+    assert set(records(prepared)) == RUNS
+    assert sorted(written(prepared)) == sorted(f'{variant}-{seed}' for variant, seed in RUNS)
+    drawn = {p.name for p in (prepared/'figures/tales').iterdir()}
+    assert drawn == {f'{name}.{kind}' for name in ('norm', 'overview') for kind in ('svg', 'png')}
+    assert not list(prepared.glob('results/tales/claims/*'))
+    notebook = json.loads((prepared/'results/tales/notebooks/norm.ipynb').read_text())
+    assert any('LayerNorm' in json.dumps(cell) or 'layernorm' in json.dumps(cell) for cell in notebook['cells'])
 
 
 # -- interrupted and continued
 
-def test_sigkill_and_again(repo):
-    args = ['norm', '--corpus', 'tales.txt', '--steps', '100', '--seeds', '2', '--workers', '2', '--study', 'tales']
-    program = subprocess.Popen([*ABLATE, *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 200
-    while not list(repo.glob('results/tales/*/record.json')) and time.time() < deadline: time.sleep(.05)
-    family = psutil.Process(program.pid).children(recursive=True)
-    program.send_signal(signal.SIGKILL); program.wait()
+def workers_of(root):
+    "The processes that work in a repository."
+    home = str(root.parent/f'{root.name}-fault')
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get('FAULT_HOME') == home: yield process
+        except psutil.Error: pass # it has ended, or is another's
+
+def test_the_program_is_killed(repo, prepared):
+    assert said(sweep(repo, what='kill the program', file='layernorm', kind='record.json'))[0] == -signal.SIGKILL
+    assert not psutil.wait_procs(list(workers_of(repo)), timeout=60)[1], 'workers end with the program'
     finished = {p: p.stat().st_mtime_ns for p in repo.glob('results/tales/*/record.json')}
-    assert 0 < len(finished) < 4, 'the kill has to come in the middle'
-    assert not psutil.wait_procs(family, timeout=20)[1], 'the kernel and its workers end with the program'
-
-    again = ablate(*args)
-    assert again.returncode == 0, again.stderr
+    assert len(finished) < 4
+    assert said(sweep(repo)) == (0, [])
     assert {p: p.stat().st_mtime_ns for p in finished} == finished, 'what was finished is not run again'
-    killed = records(repo/'results'/'tales')
-    assert set(killed) == {(v, s) for v in ('baseline', 'layernorm') for s in (0, 1)}
-    assert '4/4 runs' in again.stderr and 'tok/s' in again.stderr
-    assert 'figures/tales/norm.svg' in again.stdout and 'figures/tales/overview.png' in again.stdout and 'LayerNorm' in again.stdout
-    assert {p.name for p in (repo/'figures'/'tales').iterdir()} == {f'{n}.{s}' for n in ('norm', 'overview') for s in ('svg', 'png')}
+    assert records(repo) == records(prepared), 'as if it had never been killed'
 
-    pictures = {p: p.read_bytes() for p in (repo/'figures').rglob('*.*')}
-    third = ablate(*args)
-    assert 'tok/s' not in third.stderr, 'nothing is left to train'
-    assert {p: p.read_bytes() for p in (repo/'figures').rglob('*.*')} == pictures, 'same records, same bytes'
+SENTENCE = ('piny_ablate: interrupted: finished runs are kept, '
+            'and the same command goes on with those that are missing')
 
-    shutil.rmtree(repo/'results')
-    assert ablate(*args).returncode == 0
-    assert records(repo/'results'/'tales') == killed, 'as if it had never been killed'
+def test_ctrl_c_among_the_runs(repo):
+    assert said(ablate(repo, what='ctrl-c', file='layernorm-0', kind='record.json')) == (130, [SENTENCE])
+    assert not psutil.wait_procs(list(workers_of(repo)), timeout=60)[1], "nothing goes on behind one's back"
+
+def test_ctrl_c_in_a_notebook(finished):
+    assert said(ablate(finished, what='ctrl-c', file='figures/tales', kind='.svg')) == (130, [SENTENCE])
+    assert not psutil.wait_procs(list(workers_of(finished)), timeout=60)[1], "nothing goes on behind one's back"
+
+
+# -- several at once
+
+def test_two_programs_share_a_study(repo, prepared):
+    both = [sweep(repo), sweep(repo)]
+    assert [said(program) for program in both] == [(0, []), (0, [])]
+    assert written(repo) == written(prepared), 'every run is made once'
+    assert records(repo) == records(prepared)
+
+def test_a_study_with_other_settings_is_refused(finished):
+    code, lines = said(ablate(finished, *TALES, '--lr', '0.5', '--seeds', '3'))
+    assert code == 2 and 'was made with lr 0.01, and now lr is 0.5' in lines[-1]
+    assert written(finished) == [], 'nothing is trained'
+
+
+# -- workers that are killed
+
+def test_a_killed_worker(repo, prepared):
+    code, lines = said(sweep(repo, what='kill this', file='layernorm-0', kind='record.json'))
+    assert code == 0, lines
+    assert 'SIGKILL in the middle of layernorm-0' in lines[0] and 'memory' in lines[0]
+    assert records(repo) == records(prepared), 'its run was made again'
+
+def test_a_run_that_kills_every_worker(finished, prepared):
+    lost, = finished.glob('results/tales/layernorm-0-*')
+    shutil.rmtree(lost)
+    code, lines = said(sweep(finished, what='kill this', file='layernorm-0', kind='record.json', every='yes'))
+    assert code == 1
+    killed = [line for line in lines if 'SIGKILL in the middle of layernorm-0' in line]
+    assert len(killed) == 4, 'three times, and in the report'
+    assert f'{lost} failed:' in lines, 'where it is'
 
 
 # -- commands typed wrong
 
-@pytest.mark.parametrize('args, says', [(['postion'], "unknown question 'postion', did you mean 'position'?"), (['--sedes', '3'], "unknown option '--sedes', did you mean '--seeds'?"),
-                                        (['--corpus', 'empty.txt'], 'empty.txt'), (['--corpus', 'short.txt'], 'short.txt'),
-                                        (['--corpus', 'tales.txt', '--preset', 'piny'], 'vocab_size')])
+@pytest.mark.parametrize('args, says', [
+    (['postion'], "unknown question 'postion', did you mean 'position'?"),
+    (['--sedes', '3'], "unknown option '--sedes', did you mean '--seeds'?"),
+    (['--corpus', 'empty.txt'], 'empty.txt'),
+    (['--corpus', 'short.txt'], 'short.txt'),
+    (['--corpus', 'tales.txt', '--preset', 'piny'], 'vocab_size')])
 def test_a_bad_command(repo, args, says):
-    (repo/'empty.txt').write_text(''); (repo/'short.txt').write_text('One day.\nTwo days.\n')
-    out = ablate(*args)
-    assert out.returncode != 0 and says in out.stderr and 'Traceback' not in out.stderr, out.stderr
+    (repo/'empty.txt').write_text('')
+    (repo/'short.txt').write_text('One day.\nTwo days.\n')
+    code, lines = said(ablate(repo, *args))
+    assert code == 2 and len(lines) == 1 and says in lines[0], lines
