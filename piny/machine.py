@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DTYPES', 'best_device', 'best_precision', 'autocast', 'loss_scaler', 'worth_compiling', 'decide', 'circumstances',
-           'cpu_name', 'reset_peak_memory', 'peak_memory', 'matrix_rate']
+           'git_commit', 'cpu_name', 'reset_peak_memory', 'peak_memory', 'matrix_rate', 'bar_size']
 
 # %% ../nbs/02_machine.ipynb #43d2079c
 import os, platform, re, resource, shutil, subprocess, sys, time, torch
@@ -13,50 +13,70 @@ from dataclasses import replace
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import TextIO
 from .config import TrainConfig
 
-# %% ../nbs/02_machine.ipynb #73dafd02
+# %% ../nbs/02_machine.ipynb #16dc4bf4
 DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
 
-def best_device(local_rank:int=0)->torch.device: # of the ranks on this machine
+def best_device(local_rank:int=0 # of the ranks on this machine
+               )->torch.device:
     "The GPU that belongs to a rank, or the processor."
     return torch.device('cuda', local_rank) if torch.cuda.is_available() else torch.device('cpu')
 
-def best_precision(device:torch.device)->str:
+def best_precision(device:torch.device)->str: # a name in `DTYPES`
     "bf16 on hardware made for it (AVX512-BF16, AMX, GPUs that have it), else fp32."
-    if device.type == 'cuda': return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp32'
-    return 'bf16' if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else 'fp32'
+    if device.type == 'cuda': has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else: has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return 'bf16' if has_bf16 else 'fp32'
 
-def autocast(device:torch.device, precision:str)->AbstractContextManager:
+def autocast(device:torch.device,
+             precision:str, # a name in `DTYPES`
+            )->AbstractContextManager:
     "A context in which matrix products are in `precision`; in fp32 it does nothing."
     return torch.autocast(device.type, DTYPES[precision], enabled=precision != 'fp32')
 
-def loss_scaler(device:torch.device, precision:str)->torch.amp.GradScaler:
-    "Scales the loss of fp16 so that gradients stay in its range; in other precisions it does nothing."
+def loss_scaler(device:torch.device,
+                precision:str, # a name in `DTYPES`
+               )->torch.amp.GradScaler:
+    "Scales the loss in fp16, so that gradients stay in its range; otherwise it does nothing."
     return torch.amp.GradScaler(device.type, enabled=precision == 'fp16')
 
 # %% ../nbs/02_machine.ipynb #f9f9fbd9
-def worth_compiling(precision:str, # as resolved
+def worth_compiling(precision:str, # as decided, not `'auto'`
                     flops:float,   # of the whole run
-                    device:torch.device)->bool:
+                    device:torch.device,
+                   )->bool:
     "Whether compiling pays: bf16 or fp16, a compiler, and a run of minutes."
-    has_compiler = device.type == 'cuda' or bool(shutil.which('g++') or shutil.which('clang++'))
+    compilers = [name for name in ('g++', 'clang++') if shutil.which(name)]
+    has_compiler = device.type == 'cuda' or bool(compilers)
     return precision != 'fp32' and has_compiler and flops > 1e13
 
-def decide(cfg:TrainConfig, flops:float, device:torch.device)->TrainConfig:
-    "`cfg` with `'auto'` replaced by what suits the machine and a run of `flops` operations."
-    precision = best_precision(device) if cfg.precision == 'auto' else cfg.precision
-    compiling = ('yes' if worth_compiling(precision, flops, device) else 'no') if cfg.compile == 'auto' else cfg.compile
+def decide(cfg:TrainConfig,
+           flops:float, # of the whole run
+           device:torch.device,
+          )->TrainConfig:
+    "`cfg` with `'auto'` replaced by what suits the machine and the run."
+    precision, compiling = cfg.precision, cfg.compile
+    if precision == 'auto': precision = best_precision(device)
+    if compiling == 'auto': compiling = 'yes' if worth_compiling(precision, flops, device) else 'no'
     return replace(cfg, precision=precision, compile=compiling)
 
-# %% ../nbs/02_machine.ipynb #2ffed066
-def circumstances()->dict:
-    "Versions, commit and hardware of this process, as plain values."
-    try: git = subprocess.run(['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*'], cwd=files('piny'), capture_output=True, text=True).stdout.strip()
-    except OSError: git = None # there is no git
-    return dict(versions=dict(python=platform.python_version()) | {p: version(p) for p in ('torch', 'sentencepiece', 'numpy')},
-                git_commit=git or None,
-                hardware=dict(machine=platform.machine(), system=platform.system(), cpu=cpu_name(), cores=os.cpu_count()))
+# %% ../nbs/02_machine.ipynb #04210ae8
+def circumstances()->dict: # plain values
+    "Versions, commit and hardware of this process."
+    packages = ('piny', 'torch', 'sentencepiece', 'numpy')
+    return dict(versions=dict(python=platform.python_version()) | {p: version(p) for p in packages},
+                git_commit=git_commit(),
+                hardware=dict(machine=platform.machine(), system=platform.system(),
+                              cpu=cpu_name(), cores=os.cpu_count()))
+
+def git_commit()->str|None:
+    "The commit of this code, with '-dirty' if it was changed; None where there is no git."
+    describe = ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
+    try: said = subprocess.run(describe, cwd=files('piny'), capture_output=True, text=True).stdout
+    except OSError: return None
+    return said.strip() or None
 
 def cpu_name()->str:
     "The processor's name as the system gives it."
@@ -73,20 +93,32 @@ def reset_peak_memory(device:torch.device=torch.device('cpu')):
 def peak_memory(device:torch.device=torch.device('cpu'))->int: # bytes
     "The most memory that this process has held since the last reset, on a GPU or in all."
     if device.type == 'cuda': return torch.cuda.max_memory_allocated(device)
-    try: return int(re.search(r'VmHWM:\s*(\d+) kB', Path('/proc/self/status').read_text())[1]) * 1024
+    try:
+        status = Path('/proc/self/status').read_text()
+        return int(re.search(r'VmHWM:\s*(\d+) kB', status)[1]) * 1024
     except (OSError, TypeError):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss # bytes on macOS, KiB elsewhere
         return peak if sys.platform == 'darwin' else peak * 1024
 
 # %% ../nbs/02_machine.ipynb #2ec534c8
-def matrix_rate(device:torch.device, precision:str)->float: # floating-point operations per second
+def matrix_rate(device:torch.device,
+                precision:str, # a name in `DTYPES`
+               )->float:       # floating-point operations per second
     "The best rate of five products of large square matrices."
     n = 8_192 if device.type == 'cuda' else 1_024
     a = torch.randn(n, n, device=device).to(DTYPES[precision])
-    def once():
+    def seconds():
         start = time.perf_counter()
         a @ a
         if device.type == 'cuda': torch.cuda.synchronize(device)
         return time.perf_counter() - start
-    once() # the first one sets things up
-    return 2*n**3 / min(once() for _ in range(5))
+    seconds() # the first one sets things up
+    return 2*n**3 / min(seconds() for _ in range(5))
+
+# %% ../nbs/02_machine.ipynb #4ac79f69
+def bar_size(stream:TextIO|None=None # where the bar is drawn; None: standard error
+            )->dict:                 # options of tqdm
+    "A size for a terminal that reports none; empty where there is no need of one."
+    try: columns = os.get_terminal_size((stream or sys.stderr).fileno()).columns
+    except (OSError, ValueError, AttributeError): return {} # no terminal
+    return {} if columns else dict(ncols=100, nrows=24)

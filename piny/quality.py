@@ -94,7 +94,7 @@ def surprise(model:Transformer, tok:Tokenizer,
     "Bits for each byte of each story, its end included; an empty story counts as one byte."
     n_bytes = np.array([len(story.encode()) or 1 for story in stories])
     ids = [np.array([tok.bos_id, *tok.encode(story), tok.eos_id]) for story in stories]
-    nats = evaluate(model, ids, int(n_bytes.sum())).stories
+    nats = evaluate(model, ids, n_bytes).stories
     return nats / math.log(2) / n_bytes
 
 # %% ../nbs/42_quality.ipynb #e49c1703
