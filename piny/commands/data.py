@@ -76,6 +76,7 @@ def download(url:str,
 class Shown:
     "Stories that show how far they are read."
     stories:Stories
+    title:str # a short name for data that is made of them
 
     def __iter__(self)->Iterator[str]:
         label = f'reading {Path(self.stories.name).name}'
@@ -83,8 +84,6 @@ class Shown:
 
     @property
     def stamp(self)->str: return self.stories.stamp
-    @property
-    def title(self)->str: return self.stories.title
 
 def whole_number(word:str)->int: return value_of(int, word)
 
@@ -156,10 +155,12 @@ def answer(given:dict # from option to value
     corpus = given['corpus']
     valid = given['valid']
     if not corpus: raise ValueError('say what to make data of: tinystories, grammar, or a text file')
-    if corpus == 'tinystories':
+    title = 'tinystories' # of the official files
+    if corpus == title:
         files = choose(VERSIONS, given['version'], 'version')
-        corpus, valid = (fetch(name, root/'tinystories') for name in files)
-    train, held_out = map(Shown, corpus_splits(corpus, valid))
+        corpus, valid = (fetch(name, root/title) for name in files)
+    else: title = Stories(corpus).title
+    train, held_out = (Shown(stories, title) for stories in corpus_splits(corpus, valid))
     return report(prepare(train, held_out, given['vocab_size'], root, given['name']))
 
 def main(args:Sequence[str]|None=None):
