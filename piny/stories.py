@@ -149,13 +149,16 @@ class Repeats:
         at = np.searchsorted(self.runs, found).clip(max=len(self.runs)-1)
         if len(self.runs): self.seen[at[self.runs[at] == found]] = True
 
-    def count(self)->int:
-        "How many validation stories stood there, word for word or with at least half of their runs."
+    def shares(self)->np.ndarray: # (stories,)
+        "The part of each validation story's runs that was seen."
         owner = np.repeat(np.arange(len(self.sizes)), self.sizes)
         shared = np.bincount(owner, self.seen[self.place], minlength=len(self.sizes))
-        half = (self.sizes > 0) & (2*shared >= self.sizes)
+        return shared / np.maximum(self.sizes, 1)
+
+    def count(self)->int:
+        "How many validation stories stood there, word for word or with at least half of their runs."
         whole = np.array([whole in self.met for whole in self.wholes])
-        return int((half | whole).sum())
+        return int((whole | (self.shares() >= .5)).sum())
 
 def repeats(train:Iterable[str], valid:Iterable[str])->int:
     "How many validation stories stand in the training text."
