@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEFT_OUT', 'DEFAULTS', 'UNKNOWN', 'FREE', 'RECORD', 'METRIC', 'changed_fields', 'run_key', 'settings', 'must_agree',
-           'first_difference', 'write_record', 'read_metrics', 'read_record', 'load_records']
+           'write_record', 'read_metrics', 'read_record', 'load_records']
 
 # %% ../nbs/35_record.ipynb #ef36f4cf
 import hashlib, json
@@ -81,11 +81,6 @@ FREE = dict( # use -> what may differ, and why
     repeating   = {}, # a finished run is taken for the one that is wanted only if it is that
     mixing      = {'model': 'variants differ in it, and in what they declare of the training'},
     comparing   = {'model.hidden_dim': 'it evens out sizes; what a variant declares is free as well'})
-
-# %% ../nbs/35_record.ipynb #36ff4af9
-def first_difference(then:dict, now:dict)->str|None:
-    "The first setting that both have, with different values; leave it to `must_agree`."
-    return next((k for k in then if k in now and then[k] != now[k]), None)
 
 # %% ../nbs/35_record.ipynb #8a14b709
 RECORD = dict(key=str, seed=int, status=str, config=dict, fingerprints=dict, decided=dict|None,

@@ -17,7 +17,8 @@ from datetime import datetime, timezone
 from filelock import Timeout
 from pathlib import Path
 from .batches import batch
-from .checkpoint import best, configs_of, load, newest_good, restore, save, set_aside
+from .checkpoint import (best, configs_of, load, newest_good, prune, restore, save,
+                             set_aside)
 from .config import ModelConfig, TrainConfig, choose
 from .data import Dataset
 from .evaluation import Evaluation, subset_size
@@ -264,7 +265,7 @@ def run(model_cfg:ModelConfig,
         ranks.agree(circumstances()['versions'] | now.settings() | dict(checkpoint=now.source))
         done = read_record(folder) if keep and now.at.step == cfg.steps else None
         if done and done['steps'] == cfg.steps: return now.model, done
-        ranks.together(lambda: prepare_folder(now, about, order))
+        ranks.together(lambda: prepare_folder(now, about, order, keep))
         for result in train(now.model, now.opt, now.scaler, now.decided, data, now.at, ranks):
             if result: note(now, result)
             stopping = ranks.any(bool(on_step(now.at)), now.device)
@@ -273,11 +274,12 @@ def run(model_cfg:ModelConfig,
             if stopping: return now.model, None
         return now.model, finish(now, about)
 
-def prepare_folder(run:Run, about:dict, order:dict|None):
+def prepare_folder(run:Run, about:dict, order:dict|None, keep:int):
     "Make the folder ready for a run; ValueError if a record could not be written."
     try: json.dumps([about | run.record(), order], allow_nan=False)
     except (TypeError, ValueError) as e: raise ValueError(f'this cannot stand in a record: {e}') from e
     if not run.ranks.first: return
     make_folder(run.folder)
     set_aside(run.folder, run.at.step)
+    if keep: prune(run.folder, keep) # of a run that was killed before it could
     if order: write_text(run.folder/'run.json', json.dumps(order, indent=1))
