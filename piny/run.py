@@ -141,7 +141,8 @@ class Run:
                     val_subset_bpb=last.get('val_subset_bpb'), val_subset_stories=k,
                     tokens_per_second=tokens / at.seconds if tokens else None,
                     config=dict(model=asdict(model_cfg), train=asdict(self.cfg)),
-                    fingerprints=self.prints, started=at.started, seconds=round(at.elapsed, 1),
+                    fingerprints=self.prints, valid_in_train=self.data.meta['valid'].get('in_train'),
+                    started=at.started, seconds=round(at.elapsed, 1),
                     peak_memory_bytes=peak_memory(self.device),
                     decided=self.decisions() | dict(threads=torch.get_num_threads()),
                     ranks=self.ranks.size)
