@@ -97,6 +97,7 @@ def write_record(folder:str|Path, # the run's folder
     write_text(Path(folder)/'record.json', json.dumps(record, indent=1, allow_nan=False))
     return record
 
+# %% ../nbs/35_record.ipynb #1897bbd2
 def read_metrics(path:Path)->list[dict]: # one for each evaluation
     "The lines of a metrics.jsonl; FileNotFoundError, ValueError with the line that is damaged."
     text, found = plain_file(path, most=2**26).read_text(encoding='utf-8', errors='replace'), []
@@ -138,6 +139,7 @@ def _check_whole(record:dict, path:Path, lines:Path):
     if found != sorted(known):
         raise ValueError(f'{lines} is damaged: the steps of its lines do not rise')
 
+# %% ../nbs/35_record.ipynb #c524161c
 def load_records(folder:str|Path # a study's folder, as `results/tinystories-small`
                 )->list[dict]:   # by variant and seed
     "All finished runs of a study; ValueError if one is damaged, FileNotFoundError if there is none."
