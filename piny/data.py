@@ -177,7 +177,8 @@ def read_meta(folder:Path)->dict:
         counted = sound and sum(shards.values()) == about['tokens']
         if not counted or about['stories'] < 1 or about['bytes'] < 1:
             raise ValueError(f'{path} ({split}) is damaged: its shards or its counts make no sense')
-        if about.get('sha256', shards).keys() != shards.keys():
+        digests = about.get('sha256')
+        if digests is not None and digests.keys() != shards.keys():
             raise ValueError(f'{path} ({split}) is damaged: sha256 is not of the files in shards')
     return meta
 
@@ -215,7 +216,7 @@ class Dataset:
         "Read all files and compare them with what was noted when they were made; ValueError for a difference."
         for split in ('train', 'valid'):
             about = self.meta[split]
-            for name, digest in about.get('sha256', {}).items():
+            for name, digest in (about.get('sha256') or {}).items():
                 with open(self.folder/name, 'rb') as file: found = hashlib.file_digest(file, 'sha256')
                 if found.hexdigest() == digest: continue
                 raise ValueError(f'{self.folder/name} is damaged, its digest is not the one in '
@@ -227,7 +228,8 @@ class Dataset:
                 if n == about[what]: continue
                 raise ValueError(f'{self.folder} is damaged: {split} holds {n:,} {what}, and its '
                                  f'meta.json says {about[what]:,}')
-        if 'sha256' in self.meta['train']: return 'every file is as it was made'
+        if all(self.meta[split].get('sha256') for split in ('train', 'valid')):
+            return 'every file is as it was made'
         return ('the counts are as they were; bits that changed were not looked for, because the data was '
                 'made without digests')
 
