@@ -60,10 +60,10 @@ def measure(runs:dict # variant to seed to record
     first = records[0]
     if not all('val_subset_bpb' in m for r in records for m in r['metrics']):
         return 'val_bpb', 'validation loss, bits per byte', first.get('floor_bpb')
-    count = first.get('val_subset_stories')
-    stories = f'{count:,} validation stories' if count else 'validation stories'
-    words = f'loss on the first {stories}, bits per byte'
-    return 'val_subset_bpb', words, first.get('floor_subset_bpb')
+    counts = sorted({r.get('val_subset_stories', 0) for r in records})
+    stories = ' to '.join(f'{count:,}' for count in dict.fromkeys((counts[0], counts[-1])))
+    words = f'loss on the first {stories} validation stories, bits per byte'
+    return 'val_subset_bpb', words, first.get('floor_subset_bpb') if len(counts) == 1 else None
 
 # %% ../nbs/55_panels.ipynb #f1510e5d
 def _points(r:dict, key:str)->np.ndarray:
