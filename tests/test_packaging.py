@@ -100,11 +100,10 @@ def test_the_model_is_installed_and_small(wheel):
 
 # -- what is installed is enough
 
-# what each module needs beyond the requirements, by the extra that has it; all others need nothing more
+# modules that need an extra to be imported; all others need nothing more, or when they are used
 NEEDS = dict(
-    ablate='style statistics panels figures findings study commands.ablate',
-    export='llama huggingface llama2c gguf commands.export',
-    quality='quality commands.quality',
+    ablate='style statistics panels figures findings study sweep',
+    quality='quality',
     dev='benchmark')
 
 
@@ -161,20 +160,20 @@ def test_console_scripts_lead_to_functions(built):
 
 HEAVY = 'torch pandas matplotlib seaborn scipy papermill transformers tokenizers gguf'.split()
 SCRIPTS = dict(script.split('=') for script in INI['console_scripts'].split())
-SLOW = {'piny_ablate', 'piny_draw', 'piny_train', 'piny_export', 'piny_import', 'piny_quality'}  # import before they read
 
 
-def answer(script, option):
-    "What a console script says to an option, its exit code, and what heavy things it has imported by then."
+def answer(script, *words, missing=(), folder=ROOT):
+    "What a console script says to the words, its exit code, and what heavy things it has imported by then."
     module, function = SCRIPTS[script].split(':')
     program = f"""
 import sys
+sys.modules.update(dict.fromkeys({missing!r}))
 from {module} import {function}
-sys.argv = [{script!r}, {option!r}]
+sys.argv = {[script, *words]!r}
 try: {function}()
-except SystemExit as e: print('exit', e.code, *[m for m in {HEAVY!r} if m in sys.modules])
+except SystemExit as e: print('exit', e.code, *[m for m in {HEAVY!r} if sys.modules.get(m)])
 """
-    done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-c', program], cwd=folder, capture_output=True, text=True)
     *lines, last = done.stdout.splitlines() or ['']
     _, code, *heavy = last.split() or ['', '']
     return '\n'.join(lines) + done.stderr, code, heavy
@@ -182,7 +181,6 @@ except SystemExit as e: print('exit', e.code, *[m for m in {HEAVY!r} if m in sys
 
 @pytest.mark.parametrize('script', SCRIPTS)
 def test_help_comes_at_once(script):
-    if script in SLOW: pytest.skip('imports before it reads its options')
     says, code, heavy = answer(script, '--help')
     assert code in ('0', 'None')
     assert says.startswith(f'usage: {script}')
@@ -191,11 +189,25 @@ def test_help_comes_at_once(script):
 
 @pytest.mark.parametrize('script', SCRIPTS)
 def test_a_mistyped_option_is_answered_at_once(script):
-    if script in SLOW: pytest.skip('imports before it reads its options')
     says, code, heavy = answer(script, '--no-such-option')
     assert code == '2'
     assert says.startswith(f'{script}: ')
     assert not heavy
+
+
+@pytest.mark.parametrize('extra, line', [
+    ('export', 'piny_export gguf --out gguf'),
+    ('export', 'piny_export hf --out hf'),
+    ('quality', 'piny_quality --train a.txt --stories a.txt --name a'),
+    ('ablate', 'piny_draw tinystories-small'),
+    ('ablate', 'piny_ablate norm --corpus grammar --preset quick --study none')])
+def test_a_command_without_its_extra_says_so(extra, line, tmp_path):
+    (tmp_path/'a.txt').write_text('One day.\n<|endoftext|>\n' * 100)
+    shutil.copytree(ROOT/'ablations', tmp_path/'ablations')
+    script, *words = line.split()
+    says, code, _ = answer(script, *words, missing=installed_with(), folder=tmp_path)
+    assert code == '2', says
+    assert says.endswith(f"is not installed: pip install 'piny[{extra}]'\n"), says
 
 
 # -- the set-up of `make`

@@ -11,20 +11,9 @@ FILES = sorted(p for pattern in ('nbs/**/*.ipynb', 'ablations/*.ipynb', 'piny/**
                for p in ROOT.glob(pattern)
                if not any(part.startswith(('.', '_')) for part in p.relative_to(ROOT).parts))
 DONE_LATER = set('''
-    ablations/attention.ipynb ablations/feedforward.ipynb ablations/norm.ipynb
-    ablations/position.ipynb nbs/00_config.ipynb nbs/02_machine.ipynb nbs/03_ranks.ipynb
-
-    nbs/31_evaluation.ipynb nbs/32_loop.ipynb
-    nbs/36_run.ipynb nbs/50_ablation.ipynb
-    nbs/52_study.ipynb
-
-    nbs/commands/ablate.ipynb
-    nbs/commands/train.ipynb piny/ablation.py
-    piny/commands/ablate.py
-    piny/commands/train.py piny/evaluation.py
-        piny/loop.py piny/machine.py
-    piny/ranks.py piny/run.py piny/study.py
-     tests/test_suite.py tests/test_training.py
+    nbs/00_config.ipynb nbs/32_loop.ipynb nbs/50_ablation.ipynb nbs/51_plan.ipynb nbs/52_study.ipynb
+    nbs/53_sweep.ipynb nbs/commands/ablate.ipynb piny/study.py piny/sweep.py tests/test_suite.py
+    tests/test_training.py
 '''.split())  # files that are not set like this yet
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from .parser import Command, Failed, names_in
-from ..config import choose, find_root
+from ..config import choose, extra, find_root
 from ..plan import Study
 
 # %% ../../nbs/commands/ablate.ipynb #188f8b9e
@@ -72,8 +72,8 @@ def ablate(args:Sequence[str]|None=None): # words of the command line; None: thi
     given = command.given(args)
     with command.answers('interrupted: finished runs are kept, and the same command goes on with those that are missing'):
         study, questions = asked(given)
+        with extra('ablate'): from piny.study import jobs # before anything is made
         print(f'{study.name}: {len(study.data.train):,} tokens to train on, {len(study.data.valid):,} to validate on', flush=True)
-        from piny.study import jobs
         from piny.sweep import failures, sweep
         failed = sweep(study, questions)
         for i, question in enumerate(questions, 1):
@@ -85,7 +85,7 @@ def ablate(args:Sequence[str]|None=None): # words of the command line; None: thi
 
 def report(study:Study):
     "Draw all figures of a study, and print their names and the verdicts."
-    from piny.findings import draw_study, verdicts
+    with extra('ablate'): from piny.findings import draw_study, verdicts
     from piny.record import load_records
     records = load_records(study.folder('results'))
     print('\nfigures', *(f'  {path}' for path in draw_study(records, study.folder('figures'))), sep='\n')
@@ -97,6 +97,6 @@ def draw(args:Sequence[str]|None=None): # words of the command line; None: this 
     command.add_argument('study', help='a folder in results/, as in tinystories-small')
     name = command.given(args)['study']
     with command.answers():
-        from piny.findings import draw_study
+        with extra('ablate'): from piny.findings import draw_study
         from piny.record import load_records
         print(*draw_study(load_records(find_root()/'results'/name), find_root()/'figures'/name), sep='\n')
