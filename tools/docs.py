@@ -52,14 +52,6 @@ def picture_links(svg, page):
     return SVG_LINK.sub(lambda m: m[1] + site_path(target(m[2], page)).replace('.ipynb', '.html'), svg)
 
 
-class title_alone(Processor):
-    "The title and the sentence below it in a cell of their own: nbdev takes that whole cell for the head of the page."
-    def begin(self):
-        cell = self.nb.cells[0]
-        head, rest = re.match(r'((?:# .*\n*)?(?:>.*\n*)*)([\s\S]*)', cell.source).groups()
-        if head and rest: self.nb.cells[:1] = [mk_cell(head, 'markdown'), mk_cell(rest, 'markdown')]
-
-
 class headings(Processor):
     "Above exported source, the names that it defines: a heading and places that links lead to."
     def begin(self):
@@ -72,7 +64,7 @@ class headings(Processor):
 
 
 # nbdev's own steps, without those that run a notebook to say in a table what its source says beside it
-STEPS = [title_alone, FrontmatterProc, populate_language, headings, strip_ansi, hide_line, filter_stream_,
+STEPS = [FrontmatterProc, populate_language, headings, strip_ansi, hide_line, filter_stream_,
          rm_header_dash, rm_export, clean_magics, hide_, add_links, strip_hidden_metadata]
 
 
