@@ -269,11 +269,11 @@ def is_free(folder:Path, key:str)->bool:
     if not folder.is_dir() or not all(map(OURS.fullmatch, os.listdir(folder))): return False
     return key_in(folder) in (key, None)
 
-def finished(root:Path, key:str)->Iterator['Dataset']:
+def finished(root:Path, key:str, check:bool)->Iterator[Dataset]:
     "All undamaged data of that key, whatever its name."
     for path in sorted(root.glob('[!.]*/meta.json')):
         if key_in(path.parent) != key: continue
-        try: yield Dataset.open(path.parent)
+        try: yield Dataset.open(path.parent, check)
         except (FileNotFoundError, ValueError): continue
 
 def surveyed(splits:dict,    # from `train` and `valid` to stories
@@ -297,8 +297,9 @@ def prepare(train:Iterable[str], # stories to learn from: a list or `Stories`, i
             vocab_size:int,      # pieces of the tokenizer, which learns from `train`
             folder:str|Path,     # the data gets a folder of its own in here
             name:str='',         # of that folder; '': that of the corpus and `vocab_size`
+            check:bool=False,    # read all of what was made before, and make it again if it is damaged
            )->Dataset:
-    "Train a tokenizer and encode both splits, unless that was done before; ValueError for input that cannot be used."
+    "Train a tokenizer and encode both splits, unless that was done; ValueError for input that cannot be used."
     root = Path(folder)
     if name and not re.fullmatch(r'\w[\w.-]*', name):
         raise ValueError(f'{name!r} cannot be the name of data: expected letters, digits and . _ -')
@@ -306,13 +307,13 @@ def prepare(train:Iterable[str], # stories to learn from: a list or `Stories`, i
     clear_leftovers(root)
     meta = surveyed(splits, vocab_size, root)
     key = data_key(meta)
-    for data in finished(root, key):
+    for data in finished(root, key, check):
         if name in ('', data.folder.name): return data
     automatic = f'{getattr(train, "title", "stories")}-{vocab_size}'
     for path in [root/name] if name else [root/automatic, root/f'{automatic}-{key[:4]}', root/key]:
         with part_of(path) as part: # waits while another process makes it
             if not is_free(path, key): continue
-            try: return Dataset.open(path)
+            try: return Dataset.open(path, check)
             except (FileNotFoundError, ValueError): part.mkdir() # it is new, or damaged
             make(splits, meta | dict(key=key), part)
             put_in_place(part, path)

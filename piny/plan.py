@@ -68,7 +68,7 @@ class Study:
     def data(self)->Dataset:
         "The stories as tokens, made if they are not there; ValueError if the preset cannot be trained on them."
         model = PRESETS[self.preset].model
-        try: data = prepare(*self.splits, model.vocab_size, find_root()/'data')
+        try: data = prepare(*self.splits, model.vocab_size, find_root()/'data', check=True)
         except ValueError as e: raise ValueError(f'{self.corpus}, preset {self.preset}: {e}') from e
         if len(data.train) <= model.max_seq_len:
             raise ValueError(f'{self.corpus} has {len(data.train)} tokens to train on; '

@@ -161,7 +161,7 @@ def answer(given:dict # from option to value
         corpus, valid = (fetch(name, root/title) for name in files)
     else: title = Stories(corpus).title
     train, held_out = (Shown(stories, title) for stories in corpus_splits(corpus, valid))
-    return report(prepare(train, held_out, given['vocab_size'], root, given['name']))
+    return report(prepare(train, held_out, given['vocab_size'], root, given['name'], check=True))
 
 def main(args:Sequence[str]|None=None):
     "The command `piny_data`."
