@@ -100,7 +100,8 @@ def flow():
     style = ' '.join(f'.flow {rule}' for rule in STYLE)  # by its class: a page holds other pictures
     head = '<path d="M 0 0 L 7 3.5 L 0 7 z" style="fill: #555; stroke: none"/>'
     return '\n'.join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="flow" viewBox="0 0 {width} {height}" style="max-width: {width}px" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="flow" role="img" viewBox="0 0 {width} {height}" '
+        f'width="{width}" style="max-width: 100%; height: auto">',
         '<title>How stories become a figure</title>',
         f'<style>{style}</style>',
         f'<defs><marker id="head" markerWidth="7" markerHeight="7" refX="6" refY="3.5" orient="auto">{head}</marker></defs>',
