@@ -80,7 +80,8 @@ def train(model:Transformer,           # on its device; trained in place
     k = subset_size(stories, cfg, seq_len)
 
     loss_of = ranks.wrap(NextTokenLoss(model, cfg.compile == 'yes'))
-    feed = batches(place(data.train, device), cfg.seed, at.step, cfg.batch_size, seq_len, rows, device)
+    feed = batches(place(data.train, device), cfg.seed, at.step, cfg.batch_size, seq_len, rows,
+                   device)
     model.train()
     if at.step == cfg.steps and 'val_bpb' not in (at.metrics or [{}])[-1]:
         result = measured(model, stories, sizes, k, cfg, at, ranks)      # it was to be longer

@@ -68,7 +68,7 @@ class Ranks:
 
     def together(self, work:Callable[[], object] # what each rank does
                 ):                               # what it gave on this one
-        "The result, once all ranks have one; ValueError on all if it failed on any, or this one's own error."
+        "The result, once all ranks have one; ValueError on all if it failed on any."
         result = error = None
         try: result = work()
         except (ValueError, OSError) as e: error = e
@@ -110,7 +110,7 @@ def silent(store:dist.Store, # that all ranks can reach
 @contextmanager
 def joined(timeout:float=300 # seconds after which a rank that does not answer ends the run
           )->Iterator[Ranks]:
-    "The ranks that `torchrun` started, or this process alone; TimeoutError that names who has stalled."
+    "The ranks that `torchrun` started, or this one alone; TimeoutError that names who has stalled."
     if 'WORLD_SIZE' not in os.environ:
         yield Ranks()
         return

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HOLDER', 'check', 'claimed', 'holder', 'the_time', 'fingerprints', 'settings_of', 'Run', 'begin', 'go_on', 'initial',
-           'start_from', 'note', 'write_metrics', 'store', 'finish', 'run', 'prepare_folder']
+           'start_from', 'note', 'write_metrics', 'state_of', 'store', 'outcome', 'finish', 'run', 'prepare_folder']
 
 # %% ../nbs/36_run.ipynb #7a383914
 import hashlib, json, socket, time, torch
@@ -17,8 +17,7 @@ from datetime import datetime, timezone
 from filelock import Timeout
 from pathlib import Path
 from .batches import batch
-from .checkpoint import (best, configs_of, load, newest_good, prune, restore, save,
-                             set_aside)
+from .checkpoint import best, configs_of, load, newest_good, prune, restore, save, set_aside
 from .config import ModelConfig, TrainConfig, choose
 from .data import Dataset
 from .evaluation import Evaluation, subset_size
@@ -81,14 +80,14 @@ def the_time()->str: # in UTC
 def fingerprints(data:Dataset,
                  init:dict|None=None, # from `initial`
                 )->dict[str, str]:    # by name
-    "Hashes of both texts, of the tokenizer, and of the weights that a run starts from, if it is given some."
+    "Hashes of both texts, of the tokenizer, and of the weights to start from, if there are any."
     meta = data.meta
     prints = dict(train=meta['train']['fingerprint'], valid=meta['valid']['fingerprint'],
                   tokenizer=meta['tokenizer'])
     return prints | (dict(init=init['digest']) if init else {})
 
 def settings_of(model_cfg:ModelConfig, cfg:TrainConfig, prints:dict, decided:dict)->dict:
-    "All that decides the outcome of one run, its seed and the weights that it starts from included."
+    "All that decides the outcome of a run, its seed and its first weights included."
     alone = {'train.seed': cfg.seed, 'data.init': prints.get('init')}
     return settings(model_cfg, cfg, prints, decided) | alone
 
@@ -117,35 +116,6 @@ class Run:
     def settings(self)->dict:
         "All that decides the outcome, flat."
         return settings_of(self.model.cfg, self.cfg, self.prints, self.decisions())
-
-    def state(self, measured:bool # whether this step was evaluated
-             )->dict:             # plain values
-        "What a checkpoint has to remember besides weights and averages."
-        loss = self.at.metrics[-1]['val_subset_bpb'] if measured else None
-        return asdict(self.at) | dict(val_subset_bpb=loss, scaler=self.scaler.state_dict(),
-                                      fingerprints=self.prints, decided=self.decisions(),
-                                      versions=circumstances()['versions'])
-
-    def record(self)->dict: # plain values
-        "What the run was and what it found; no loss if it diverged."
-        model_cfg, at = self.model.cfg, self.at
-        last = {} if at.diverged or not at.metrics else at.metrics[-1]
-        tokens = at.step * self.cfg.batch_size * model_cfg.max_seq_len
-        k = subset_size(self.data.stories('valid'), self.cfg, model_cfg.max_seq_len)
-        trouble = dict(trouble=at.trouble) if at.diverged else {}
-        return dict(key=run_key(model_cfg, self.cfg, self.prints), seed=self.cfg.seed,
-                    status='diverged' if at.diverged else 'finished', **trouble,
-                    n_params=n_params(model_cfg), flops_per_token=flops_per_token(model_cfg),
-                    steps=at.step, tokens=tokens,
-                    val_loss=last.get('val_loss'), val_bpb=last.get('val_bpb'),
-                    val_subset_bpb=last.get('val_subset_bpb'), val_subset_stories=k,
-                    tokens_per_second=tokens / at.seconds if tokens else None,
-                    config=dict(model=asdict(model_cfg), train=asdict(self.cfg)),
-                    fingerprints=self.prints, valid_in_train=self.data.meta['valid'].get('in_train'),
-                    started=at.started, seconds=round(at.elapsed, 1),
-                    peak_memory_bytes=peak_memory(self.device),
-                    decided=self.decisions() | dict(threads=torch.get_num_threads()),
-                    ranks=self.ranks.size)
 
 # %% ../nbs/36_run.ipynb #404ce9e6
 def begin(model_cfg:ModelConfig, cfg:TrainConfig, data:Dataset, folder:Path, ranks:Ranks,
@@ -178,7 +148,8 @@ def go_on(run:Run, path:Path, state:dict):
     way_out = 'choose another folder, or go on with --precision ' + then.get('decided.precision', '')
     must_agree(then, now, path, free, way_out=way_out)
     if state['step'] > cfg.steps:
-        raise ValueError(f'{path} has taken {state["step"]:,} steps already, and steps is {cfg.steps:,}')
+        raise ValueError(f'{path} has taken {state["step"]:,} steps already, '
+                         f'and steps is {cfg.steps:,}')
     if 'decided.precision' not in then:
         say(f'{path} does not say in which precision it was made: that is not compared')
     torch_then = state.get('versions', {}).get('torch', torch.__version__)
@@ -204,7 +175,8 @@ def start_from(run:Run, init:dict):
     "Put weights into a run; ValueError if its model or its tokenizer is another."
     found, tokenizer = load(init['folder'])
     if tokenizer.fingerprint != run.prints['tokenizer']:
-        raise ValueError(f"{init['folder']} was trained with another tokenizer than that of the data")
+        raise ValueError(f"{init['folder']} was trained with another tokenizer than that of "
+                         "the data")
     if initial(init['folder'])['digest'] != init['digest']:
         raise ValueError(f"{init['folder']} holds other weights than when the run began")
     shapes, wanted = [{name: tuple(p.shape) for name, p in model.named_parameters()}
@@ -228,18 +200,49 @@ def write_metrics(run:Run):
     lines = [json.dumps(line) + '\n' for line in run.at.metrics]
     write_text(run.folder/'metrics.jsonl', ''.join(lines))
 
+# %% ../nbs/36_run.ipynb #1686eb8b
+def state_of(run:Run, measured:bool # whether this step was evaluated
+            )->dict:                # plain values
+    "What a checkpoint has to remember besides weights and averages."
+    loss = run.at.metrics[-1]['val_subset_bpb'] if measured else None
+    return asdict(run.at) | dict(val_subset_bpb=loss, scaler=run.scaler.state_dict(),
+                                 fingerprints=run.prints, decided=run.decisions(),
+                                 versions=circumstances()['versions'])
+
 def store(run:Run, measured:bool, keep:int):
     "Write a checkpoint; OSError when it could not be written."
     run.at.elapsed = time.perf_counter() - run.began
-    if run.ranks.first:
-        save(run.folder, run.model, run.opt, run.cfg, run.data.tokenizer, run.state(measured), keep)
+    if not run.ranks.first: return
+    save(run.folder, run.model, run.opt, run.cfg, run.data.tokenizer, state_of(run, measured), keep)
+
+# %% ../nbs/36_run.ipynb #c2f04b11
+def outcome(run:Run)->dict: # plain values
+    "What the run was and what it found; no loss if it diverged."
+    model_cfg, at = run.model.cfg, run.at
+    last = {} if at.diverged or not at.metrics else at.metrics[-1]
+    tokens = at.step * run.cfg.batch_size * model_cfg.max_seq_len
+    k = subset_size(run.data.stories('valid'), run.cfg, model_cfg.max_seq_len)
+    trouble = dict(trouble=at.trouble) if at.diverged else {}
+    return dict(key=run_key(model_cfg, run.cfg, run.prints), seed=run.cfg.seed,
+                status='diverged' if at.diverged else 'finished', **trouble,
+                n_params=n_params(model_cfg), flops_per_token=flops_per_token(model_cfg),
+                steps=at.step, tokens=tokens,
+                val_loss=last.get('val_loss'), val_bpb=last.get('val_bpb'),
+                val_subset_bpb=last.get('val_subset_bpb'), val_subset_stories=k,
+                tokens_per_second=tokens / at.seconds if tokens else None,
+                config=dict(model=asdict(model_cfg), train=asdict(run.cfg)),
+                fingerprints=run.prints, valid_in_train=run.data.meta['valid'].get('in_train'),
+                started=at.started, seconds=round(at.elapsed, 1),
+                peak_memory_bytes=peak_memory(run.device),
+                decided=run.decisions() | dict(threads=torch.get_num_threads()),
+                ranks=run.ranks.size)
 
 def finish(run:Run,
            about:dict, # more fields for the record
           )->dict:     # the record
-    "Write the record; with it, the run counts as finished, or as diverged."
+    "Write the record."
     run.at.elapsed = time.perf_counter() - run.began
-    record = about | run.record()
+    record = about | outcome(run)
     if run.ranks.first:
         write_metrics(run)
         write_record(run.folder, record)
@@ -277,8 +280,9 @@ def run(model_cfg:ModelConfig,
 
 def prepare_folder(run:Run, about:dict, order:dict|None, keep:int):
     "Make the folder ready for a run; ValueError if a record could not be written."
-    try: json.dumps([about | run.record(), order], allow_nan=False)
-    except (TypeError, ValueError) as e: raise ValueError(f'this cannot stand in a record: {e}') from e
+    try: json.dumps([about | outcome(run), order], allow_nan=False)
+    except (TypeError, ValueError) as e:
+        raise ValueError(f'this cannot stand in a record: {e}') from e
     if not run.ranks.first: return
     make_folder(run.folder)
     set_aside(run.folder, run.at.step)

@@ -347,7 +347,9 @@ GOLDEN_TRAINING = TrainConfig(steps=20, batch_size=8, lr=1e-2, warmup=80, eval_e
 
 def losses_of(model_cfg, cfg, data):
     "The loss of each step."
-    model, at, losses = Transformer(model_cfg), Progress(), []
+    model = Transformer(model_cfg)
+    at = Progress()
+    losses = []
     scaler = loss_scaler(torch.device('cpu'), cfg.precision)
     for _ in train(model, make_optimizer(model, cfg), scaler, cfg, data, at): losses.append(at.loss)
     return losses
