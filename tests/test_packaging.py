@@ -150,6 +150,19 @@ def test_a_missing_package_is_found():
     assert 'import of seaborn halted' in done.stderr
 
 
+@pytest.mark.fresh
+def test_a_fresh_environment_tells_stories_and_trains(tmp_path):
+    "What is installed by `pip install piny`, at the newest versions that it allows."
+    subprocess.run([sys.executable, '-m', 'venv', tmp_path/'env'], check=True)
+    programs = tmp_path/'env'/'bin'
+    subprocess.run([programs/'pip', 'install', '-q', ROOT], check=True)
+    for line in ('piny_generate --prompt Once --seed 1',
+                 'piny_data grammar --vocab-size 512 --out data',
+                 'piny_train --preset quick --data data/grammar-512 --vocab-size 512 --steps 2 --warmup 1 --out run'):
+        program, *words = line.split()
+        subprocess.run([programs/program, *words], cwd=tmp_path, check=True)
+
+
 # -- the console scripts
 
 def test_console_scripts_lead_to_functions(built):
