@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['QUESTIONS', 'SECTION', 'variants_of', 'match', 'declared', 'variant']
 
-# %% ../nbs/50_ablation.ipynb #bb82d707
+# %% ../nbs/50_ablation.ipynb #323a1940
 from bisect import bisect_left
 from dataclasses import fields, replace
 from .config import ModelConfig, Preset, TrainConfig, choose
 from .model import n_params
 
-# %% ../nbs/50_ablation.ipynb #73ed88e5
+# %% ../nbs/50_ablation.ipynb #e22cf0aa
 QUESTIONS = dict(
     position    = dict(no_rope=dict(position='none'),
                        learned=dict(position='learned')),
@@ -24,14 +24,14 @@ QUESTIONS = dict(
                        mqa=dict(n_kv_heads=1)))
 
 def variants_of(question:str)->dict[str, dict]: # from a variant's name to what differs
-    "The variants that answer a question, the baseline first; raises `ValueError` for an unknown question."
+    "The variants that answer a question, the baseline first; ValueError for an unknown one."
     return dict(baseline={}, **choose(QUESTIONS, question, 'question'))
 
-# %% ../nbs/50_ablation.ipynb #d073a9d5
+# %% ../nbs/50_ablation.ipynb #6be8b3f0
 def match(cfg:ModelConfig, # a variant
           target:int,      # parameters wanted
          )->ModelConfig:   # `cfg` with another `hidden_dim`
-    "The variant as near to `target` parameters as a whole `hidden_dim` allows; raises `ValueError` if 1 is too many."
+    "The variant as near to `target` parameters as can be; ValueError if it has more in any case."
     def size(hidden_dim): return n_params(replace(cfg, hidden_dim=hidden_dim))
     if size(1) > target:
         raise ValueError(f'no hidden_dim brings this variant down to {target:,} parameters: '
@@ -40,20 +40,21 @@ def match(cfg:ModelConfig, # a variant
     nearest = min(above, max(above - 1, 1), key=lambda h: abs(size(h) - target))
     return replace(cfg, hidden_dim=nearest)
 
-# %% ../nbs/50_ablation.ipynb #e2e6bfdc
-SECTION = {f.name: section for section, cls in dict(model=ModelConfig, train=TrainConfig).items() for f in fields(cls)}
+# %% ../nbs/50_ablation.ipynb #f40005d1
+SECTION = {f.name: 'model' for f in fields(ModelConfig)} | {f.name: 'train' for f in fields(TrainConfig)}
 
 def declared(change:dict # a row of `QUESTIONS`
             )->set[str]: # 'model.position', 'train.weight_decay'
-    "The settings in which a variant may differ from the baseline; raises `ValueError` for what is no field."
-    wishes = ('precision', 'compile') # records compare what became of them
-    return {f'{"decided" if name in wishes else choose(SECTION, name, "field")}.{name}' for name in change}
+    "The settings in which a variant may differ from the baseline; ValueError for what is no field."
+    wishes = dict.fromkeys(('precision', 'compile'), 'decided') # records compare what became of them
+    return {f'{choose(SECTION | wishes, name, "field")}.{name}' for name in change}
 
 def variant(base:Preset, # the baseline
             change:dict, # a row of `QUESTIONS`
            )->Preset:
-    "The baseline with what differs, at the baseline's size; raises `ValueError` for what is no field, or cannot be built."
-    def changes(section): return {k: v for k, v in change.items() if choose(SECTION, k, 'field') == section}
+    "The baseline with what differs, at its size; ValueError for what is no field, or cannot be built."
+    def changes(section):
+        return {k: v for k, v in change.items() if choose(SECTION, k, 'field') == section}
     model = replace(base.model, **changes('model'))
     if 'hidden_dim' not in change: model = match(model, n_params(base.model))
     return replace(base, model=model, train=replace(base.train, **changes('train')))

@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['Study', 'study_from']
 
-# %% ../nbs/51_plan.ipynb #5813f2c3
+# %% ../nbs/51_plan.ipynb #8eeec07e
 import re
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from .config import COMPILE, PRECISIONS, PRESETS, FieldError, Preset, choose, find_root, unknown, within
+from .config import (COMPILE, PRECISIONS, PRESETS, FieldError, Preset, choose, find_root, unknown,
+                         within)
 from .data import Dataset, prepare
 from .stories import Stories, corpus_splits
 
-# %% ../nbs/51_plan.ipynb #d47395ac
+# %% ../nbs/51_plan.ipynb #7be333c9
 @dataclass(frozen=True)
 class Study:
     "One corpus, one preset and some seeds; FieldError or ValueError for a value out of range."
@@ -35,7 +36,8 @@ class Study:
         choose(dict.fromkeys(COMPILE), self.compile, 'compile')
         for name in ('seeds', 'steps', 'workers'):
             value = getattr(self, name)
-            if type(value) is not int: raise FieldError(name, f'is {value!r}; it has to be a whole number')
+            if type(value) is int: continue
+            raise FieldError(name, f'is {value!r}; it has to be a whole number')
         within(self, 'seeds', least=1)
         within(self, 'steps lr workers', least=0)
         if not re.fullmatch(r'\w[\w.-]*', self.name):
@@ -55,36 +57,40 @@ class Study:
     @property
     def base(self)->Preset:
         "The baseline: the preset, with the budget that was asked for."
-        asked = dict(steps=self.steps, lr=self.lr, precision=self.precision, compile=self.compile)
         preset = PRESETS[self.preset]
-        return replace(preset, train=replace(preset.train, **{name: value for name, value in asked.items() if value}))
+        budget = {name: getattr(self, name) for name in ('steps', 'lr') if getattr(self, name)}
+        train = replace(preset.train, precision=self.precision, compile=self.compile, **budget)
+        return replace(preset, train=train)
 
     @cached_property
     def splits(self)->tuple[Stories, Stories]:
-        "Training and validation stories; ValueError or FileNotFoundError for a file that cannot be used."
+        "Training and validation stories; ValueError or FileNotFoundError for an unusable file."
         return corpus_splits(self.corpus, self.valid)
 
     @cached_property
     def data(self)->Dataset:
-        "The stories as tokens, made if they are not there; ValueError if the preset cannot be trained on them."
+        "The stories as tokens, made if they are not there, or damaged; ValueError if the preset does not fit."
         model = PRESETS[self.preset].model
         try: data = prepare(*self.splits, model.vocab_size, find_root()/'data', check=True)
         except ValueError as e: raise ValueError(f'{self.corpus}, preset {self.preset}: {e}') from e
         if len(data.train) <= model.max_seq_len:
-            raise ValueError(f'{self.corpus} has {len(data.train)} tokens to train on; '
-                             f'the context of preset {self.preset} needs more than {model.max_seq_len}')
+            raise ValueError(f'{self.corpus} has {len(data.train)} tokens to train on; the context of '
+                             f'preset {self.preset} needs more than {model.max_seq_len}')
         return data
 
-# %% ../nbs/51_plan.ipynb #dd7fe392
+# %% ../nbs/51_plan.ipynb #7e6049a2
 def study_from(namespace:dict # a notebook's `globals()`
               )->Study:
     "The study that a notebook's parameters describe; ValueError for what papermill set in vain."
-    known, given = [f.name for f in fields(Study)], {}
+    known = [f.name for f in fields(Study)]
+    given = {}
     for cell in namespace.get('In', ()):
         if cell.startswith('# Parameters\n'): exec(cell, {}, given)
     for name, value in given.items():
-        if name not in known: raise ValueError(f'{unknown(name, known, "parameter")} known: {", ".join(known)}')
+        if name not in known:
+            raise ValueError(f'{unknown(name, known, "parameter")} known: {", ".join(known)}')
         if namespace[name] != value:
-            raise ValueError(f"{name} was given as {value!r}, and the notebook's own cell set it to "
-                             f'{namespace[name]!r} after that: that cell has lost its tag `parameters`')
+            raise ValueError(f"{name} was given as {value!r}, and the notebook's own cell set it "
+                             f'to {namespace[name]!r} after that: that cell has lost its tag '
+                             '`parameters`')
     return Study(**{name: namespace[name] for name in known if name in namespace})
