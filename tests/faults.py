@@ -116,7 +116,7 @@ def study(args):
     begin(asked)
     todo = jobs(asked, 'norm')
     clear(todo)
-    work(todo, asked.data, dict(study='tales', corpus='tales.txt', preset='quick', floor_bpb=None))
+    work(todo, asked.data, asked.splits[1], dict(study='tales', corpus='tales.txt', preset='quick'))
     if not all(map(record_of, todo)): sys.exit(1)
     draw_study(load_records(asked.folder('results')), repo/'results'/'drawn')
 
