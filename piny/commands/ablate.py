@@ -96,7 +96,7 @@ def report(study:Study):
     records = load_records(study.folder('results'))
     print('\nfigures')
     for path in draw_study(records, study.folder('figures')): print(f'  {path}')
-    print('\nbits per byte against the baseline (lower is better), 95 % interval, verdict')
+    print('\nbits per byte against the baseline (lower is better), interval, verdict')
     print(verdicts(records))
 
 def draw(args:Sequence[str]|None=None): # words of the command line; None: this program's
