@@ -170,6 +170,7 @@ def check_rules(vocab:dict[int, bytes], merges:list, special:tuple[str, ...]):
 class ByteTokenizer:
     "Text to token ids and back: GPT-2's byte-level byte-pair encoding."
     kind = 'byte_bpe'
+    threads = False # Python's lock is held
 
     def __init__(self, vocab:dict[int, bytes],
                  merges:list[tuple[bytes, bytes]], # in the order in which they were learned
@@ -253,9 +254,9 @@ class ByteTokenizer:
 
     def _is_mark(self, i:int)->bool: return not self.read_special and i in self.special_ids.values()
 
-    def piece_bytes(self)->np.ndarray: # (V,) int64
-        "How many bytes of text each id stands for."
-        return np.array([len(self._text_of(i)) for i in range(self.vocab_size)])
+    def pieces(self)->list[bytes]:
+        "The bytes of text that each id stands for; special ones for none, unless they are read."
+        return [self._text_of(i) for i in range(self.vocab_size)]
 
     def plain(self)->dict:
         "All that decides what is encoded, as plain values in GPT-2's spelling."

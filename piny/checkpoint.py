@@ -18,7 +18,8 @@ from torch import nn, Tensor
 from .config import ModelConfig, TrainConfig, from_plain
 from .files import clear_leftovers, plain_file, read_json, sync, written_whole
 from .model import Transformer
-from .tokenizer import Tokenizer
+from .tokenizer import AnyTokenizer
+from .vocabulary import tokenizer_file
 from .weights import (MOST_CONFIG, MOST_WEIGHTS, header_of, read_model, read_tensors, set_weights,
                           shapes_of, write_model, write_tensors)
 
@@ -71,7 +72,7 @@ def save(run:Path,            # the run's folder, which no one else writes to
          model:Transformer,
          opt:torch.optim.Optimizer,
          cfg:TrainConfig,
-         tokenizer:Tokenizer,
+         tokenizer:AnyTokenizer,
          state:dict,          # plain values, as in `STATE`; `files` and `digest` are added
          keep:int=2,          # how many of the newest to keep, besides the best
         )->Path:              # the checkpoint
@@ -122,7 +123,8 @@ def best(run:str|Path, say:Callable[[str], None]=to_stderr)->Path|None:
     return next(iter(by_loss(run, say)), None)
 
 # %% ../nbs/34_checkpoint.ipynb #be5f39a7
-USED = ('config.json', 'model.safetensors', 'tokenizer.model') # what it takes to use a model
+# what it takes to use a model; a tokenizer may have another name
+USED = ('config.json', 'model.safetensors', 'tokenizer.model')
 ALL = (*USED, 'optimizer.safetensors')                         # what it takes to go on
 
 def read_state(folder:Path,
@@ -137,6 +139,7 @@ def read_state(folder:Path,
         if state['step'] < 0 or NAME.fullmatch(folder.name) and state['step'] != step_of(folder):
             raise ValueError(f'{path} is damaged: step is {state["step"]}, in {folder.name}')
         for name in names:
+            if name == 'tokenizer.model': name = tokenizer_file(folder).name
             digest = state['files'].get(name)
             if digest is None: raise ValueError(f'{path} is damaged: it has no hash of {name}')
             if digest != _digest(folder/name): raise ValueError(f'{folder/name} is damaged')
@@ -186,7 +189,7 @@ SHIPPED = files('piny')/'models'/'stories-1m' # the model that comes with piny
 
 def load(folder:str|Path=SHIPPED, # a checkpoint, or a run
          say:Callable[[str], None]=to_stderr, # told of what is passed over
-        )->tuple[Transformer, Tokenizer]:
+        )->tuple[Transformer, AnyTokenizer]:
     "The model of a checkpoint, ready to be used; FileNotFoundError, ValueError if it is damaged."
     folder = Path(folder)
     if (folder/'config.json').exists(): return _checked(folder)
@@ -198,7 +201,7 @@ def load(folder:str|Path=SHIPPED, # a checkpoint, or a run
         except (ValueError, FileNotFoundError) as e: say(f'{e}: passed over')
     raise ValueError(f'{folder} holds no checkpoint that is whole')
 
-def _checked(folder:Path)->tuple[Transformer, Tokenizer]:
+def _checked(folder:Path)->tuple[Transformer, AnyTokenizer]:
     "The model in a folder, compared with its hashes where there are any."
     if (folder/'state.json').exists(): read_state(folder, USED)
     return read_model(folder)

@@ -178,6 +178,7 @@ class Preset:
     "A model's shape with the budget that suits it."
     model:ModelConfig
     train:TrainConfig
+    tokenizer:str='bpe' # the kind it was made for, as `kind` of a tokenizer says it
 
 def _pluto(dim:int)->Preset:
     "GPT-2 in small: LayerNorm, learned positions, biases, dropout."
@@ -185,7 +186,7 @@ def _pluto(dim:int)->Preset:
     extras = dict(bias=True, output_bias=True, dropout=.2, position_rows=2_048)
     shape = dict(vocab_size=8_000, dim=dim, n_layers=8, n_heads=16, n_kv_heads=None)
     return Preset(ModelConfig(**shape, hidden_dim=4*dim, **parts, **extras),
-                  TrainConfig(lr=2e-3, warmup=0, min_lr_ratio=1., eval_every=300))
+                  TrainConfig(lr=2e-3, warmup=0, min_lr_ratio=1., eval_every=300), 'byte_bpe, cut')
 
 PRESETS = {
     'quick': Preset(
@@ -202,13 +203,13 @@ PRESETS = {
     'lm': Preset(
         ModelConfig(vocab_size=10_000, dim=512, n_heads=16, n_kv_heads=None,
                     hidden_dim=1_344, tied=False),
-        TrainConfig(steps=10_000, lr=1e-3, eval_every=500)),
+        TrainConfig(steps=10_000, lr=1e-3, eval_every=500), 'byte_bpe'),
     'pluto-1m': _pluto(64),
     'pluto-15m': _pluto(320),
     'mp-acl': Preset(
         ModelConfig(vocab_size=4_096, dim=256, n_heads=8, n_kv_heads=None, hidden_dim=1_024,
                     max_seq_len=128, feedforward='deep_swiglu', output_bias=True),
-        TrainConfig(eval_every=300)),
+        TrainConfig(eval_every=300), 'unigram'),
 }
 
 # %% ../nbs/00_config.ipynb #d2c73c4e

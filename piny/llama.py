@@ -82,6 +82,9 @@ def space_first(tok:Tokenizer)->bool:
 
 def pieces_of(tok:Tokenizer)->list[tuple[str, float]]: # piece and score, by id
     "The pieces, with `▁` for a space; ValueError for a tokenizer of another kind."
+    if not isinstance(tok, Tokenizer):
+        raise ValueError(f'the tokenizer is of the kind {tok.kind}; this format holds a byte-pair encoding of '
+                         f'SentencePiece alone (piny_export piny writes all kinds)')
     proto = proto_of(tok.model)
     spec = proto.trainer_spec
     kinds_fit = all(p.type == kind_of(i, p.piece) for i, p in enumerate(proto.pieces))

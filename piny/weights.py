@@ -17,7 +17,8 @@ from torch import Tensor
 from .config import ModelConfig, from_plain
 from .files import plain_file, read_json
 from .model import Transformer, n_params
-from .tokenizer import Tokenizer
+from .tokenizer import AnyTokenizer
+from .vocabulary import load_tokenizer, save_tokenizer
 
 # %% ../nbs/33_weights.ipynb #a183bb13
 def write_tensors(path:Path,
@@ -30,13 +31,13 @@ def write_tensors(path:Path,
 
 def write_model(folder:Path,             # which exists
                 model:Transformer,
-                tokenizer:Tokenizer,
+                tokenizer:AnyTokenizer,
                 dtype:torch.dtype=torch.float32, # of the weights in the file
                 **more):                 # plain values, kept beside the shape in config.json
     "Write what it takes to use a model; OSError when it could not be written."
     weights = {name: p.to(dtype) for name, p in model.named_parameters()}
     write_tensors(folder/'model.safetensors', weights)
-    tokenizer.save(folder/'tokenizer.model')
+    save_tokenizer(tokenizer, folder)
     (folder/'config.json').write_text(json.dumps(dict(model=asdict(model.cfg)) | more, indent=1))
 
 # %% ../nbs/33_weights.ipynb #2d18503f
@@ -119,7 +120,7 @@ def model_of(cfg:ModelConfig,
     set_weights(model, tensors)
     return model.eval()
 
-def check_tokenizer(tokenizer:Tokenizer, cfg:ModelConfig)->Tokenizer:
+def check_tokenizer(tokenizer:AnyTokenizer, cfg:ModelConfig)->AnyTokenizer:
     "The tokenizer itself; ValueError if it is not the model's."
     found, wanted = tokenizer.vocab_size, cfg.vocab_size
     if found != wanted:
@@ -130,8 +131,8 @@ def check_tokenizer(tokenizer:Tokenizer, cfg:ModelConfig)->Tokenizer:
                          '(BOS, EOS)')
     return tokenizer
 
-def read_model(folder:Path # with config.json, model.safetensors and tokenizer.model
-              )->tuple[Transformer, Tokenizer]:
+def read_model(folder:Path # with config.json, model.safetensors and a tokenizer
+              )->tuple[Transformer, AnyTokenizer]:
     "The model in a folder, ready to be used; FileNotFoundError, ValueError if a file is damaged."
     stored = read_json(folder/'config.json', most=MOST_CONFIG)
     if 'model' not in stored:
@@ -141,7 +142,6 @@ def read_model(folder:Path # with config.json, model.safetensors and tokenizer.m
     try:
         cfg = from_plain(ModelConfig, stored['model'])
         tensors = read_tensors([weights], shapes_of(cfg, weights.stat().st_size))
-        path = plain_file(folder/'tokenizer.model', MOST_TOKENIZER)
-        tokenizer = check_tokenizer(Tokenizer.load(path), cfg)
+        tokenizer = check_tokenizer(load_tokenizer(folder), cfg)
     except ValueError as e: raise ValueError(f'{folder}: {e}') from e
     return model_of(cfg, tensors), tokenizer

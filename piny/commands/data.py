@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from tqdm import tqdm
 from .parser import Command, value_of
-from ..config import choose, find_root
+from ..config import choose, find_root, within
 from ..data import Dataset, data_names, find_data, prepare, read_meta
 from ..files import make_folder, sync
 from ..stories import Stories, corpus_splits
+from ..vocabulary import KINDS
 
 # %% ../../nbs/commands/data.ipynb #ebdc5994
 REPO = 'roneneldan/TinyStories'
@@ -101,6 +102,14 @@ def parser()->Command:
                          help=f'of TinyStories: {" or ".join(VERSIONS)} (default: V2-GPT4)')
     command.add_argument('--vocab-size', type=whole_number, default=16_384, metavar='N',
                          help='pieces of the tokenizer (default: 16384)')
+    command.add_argument('--tokenizer', default='bpe', metavar='KIND',
+                         help=f'{", ".join(KINDS)} (default: bpe)')
+    command.add_argument('--top-k', type=whole_number, default=0, metavar='K',
+                         help='keep the K most frequent pieces, and spell the others in bytes '
+                              '(default: 0, keep all)')
+    command.add_argument('--processes', type=whole_number, default=os.cpu_count(), metavar='N',
+                         help='that encode; or threads, for tokenizers that run in them (default: one '
+                              'for each core)')
     command.add_argument('--name', default='',
                          help='of the data (default: that of the corpus and the size of the '
                               'vocabulary, such as tales-2048)')
@@ -161,7 +170,9 @@ def answer(given:dict # from option to value
         corpus, valid = (fetch(name, root/title) for name in files)
     else: title = Stories(corpus).title
     train, held_out = (Shown(stories, title) for stories in corpus_splits(corpus, valid))
-    return report(prepare(train, held_out, given['vocab_size'], root, given['name'], check=True))
+    within(given, 'processes', least=1)
+    return report(prepare(train, held_out, given['vocab_size'], root, given['name'], check=True,
+                          kind=given['tokenizer'], top_k=given['top_k'], processes=given['processes']))
 
 def main(args:Sequence[str]|None=None):
     "The command `piny_data`."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEFAULTS', 'KINDS', 'command', 'order_in', 'order_of', 'data_in', 'weights_of', 'shape_of', 'signals', 'spoken_once',
-           'main', 'trained']
+           'main', 'other_kind', 'trained']
 
 # %% ../../nbs/commands/train.ipynb #1cccffc2
 import io, os, signal, sys, time
@@ -153,6 +153,13 @@ def main(args:Sequence[str]|None=None):
         ranks.say(f'finished after {record["steps"]:,} steps; {record["val_loss"]:.4f} nats per '
                   f'token, {record["val_bpb"]:.4f} bits per byte; all in {out}')
 
+def other_kind(preset:str, tokenizer)->str: # '': it is the preset's
+    "A sentence for data whose tokenizer is of another kind than that of the preset."
+    wanted = PRESETS[preset].tokenizer
+    if tokenizer.kind == wanted: return ''
+    return (f'note: the preset {preset} was made for a tokenizer of the kind {wanted}, and the data has one of '
+            f'the kind {tokenizer.kind}')
+
 def trained(order:dict,  # as in run.json
             out:Path,    # the run's folder
             ranks,       # a `piny.ranks.Ranks`
@@ -169,6 +176,7 @@ def trained(order:dict,  # as in run.json
     ranks.together(lambda: check(model_cfg, cfg, data, ranks))
     ranks.say(f'{n_params(model_cfg):,} parameters, {len(data.train):,} tokens in {data.folder}, '
               f'{ranks.size} rank{"s" * (ranks.size > 1)} on {best_device(ranks.local).type}')
+    if note := other_kind(order['preset'], data.tokenizer): ranks.say(note)
     events = out/'tensorboard' if order['tensorboard'] else None
     display = ranks.together(lambda: Display(model_cfg, cfg, ranks, events))
     def on_step(at):

@@ -1,0 +1,108 @@
+"The systems that piny answers for, each with the tokenizer that it documents: from a text to data, a model, a story."
+import json, os, shutil, subprocess, sys
+from pathlib import Path
+
+import pytest
+from piny.checkpoint import checkpoints, load
+from piny.data import Dataset
+from piny.grammar import grammar_stories
+from piny.vocabulary import tokenizer_file
+
+ENV = os.environ | dict(OMP_NUM_THREADS='1')
+TINY = '--steps 4 --eval-every 4 --batch-size 4 --max-seq-len 32 --precision fp32 --compile no'.split()
+SMALL = '--dim 32 --n-layers 1 --n-heads 2 --n-kv-heads 2 --hidden-dim 48'.split()
+# The built-in stories have too few words for vocabularies of the real sizes.
+SYSTEMS = {  # preset -> what piny_data is told, and the size of the vocabulary
+    'lm': ('--tokenizer byte_bpe --vocab-size 1000', 1_000),
+    'mp-acl': ('--tokenizer unigram --vocab-size 600', 600),
+    'pluto-1m': ('--tokenizer byte_bpe --vocab-size 1000 --top-k 800', 800),
+    'pluto-15m': ('--tokenizer bpe --vocab-size 1000 --top-k 800', 800)}
+
+
+def call(command, *args):
+    "Exit code and what was said."
+    words = [sys.executable, '-m', f'piny.commands.{command}', *map(str, args)]
+    if command in ('data', 'generate', 'export', 'quality'):
+        main = dict(export='main_export').get(command, 'main')
+        words = [sys.executable, '-c', f'from piny.commands.{command} import {main}; {main}()', *map(str, args)]
+    done = subprocess.run(words, capture_output=True, text=True, env=ENV, timeout=120)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture(scope='module')
+def room(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('tokenizers')
+    (folder/'tales.txt').write_text('\n<|endoftext|>\n'.join(grammar_stories(500, seed=0)))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def trained(room):
+    "The data and the run of a preset, made once."
+    made = {}
+
+    def of(preset):
+        if preset not in made:
+            options, size = SYSTEMS[preset]
+            code, said = call('data', room/'tales.txt', *options.split(), '--processes', 1,
+                              '--name', preset, '--out', room)
+            assert code == 0, said
+            code, said = call('train', '--preset', preset, '--data', room/preset, '--out', room/f'{preset}-run',
+                              '--vocab-size', size, *TINY, *SMALL)
+            assert code == 0, said
+            made[preset] = room/preset, room/f'{preset}-run', said
+        return made[preset]
+
+    return of
+
+
+@pytest.mark.parametrize('preset', SYSTEMS)
+def test_a_system_from_text_to_story(trained, preset):
+    data, run, _ = trained(preset)
+    tok = Dataset.open(data, check=True).tokenizer
+    assert tok.vocab_size == SYSTEMS[preset][1]
+    assert tokenizer_file(checkpoints(run)[0]).name == tokenizer_file(data).name
+    assert load(run, say=lambda text: None)[1].fingerprint == tok.fingerprint
+    code, said = call('generate', '--checkpoint', run, '--prompt', 'Once upon a time', '--max-tokens', 12)
+    assert code == 0, said
+    assert said.startswith('Once upon a time')
+
+
+@pytest.mark.parametrize('preset, noted', [('lm', False), ('mp-acl', False), ('pluto-1m', False), ('pluto-15m', True)])
+def test_another_kind_of_the_same_size_is_said(trained, preset, noted):
+    assert ('made for a tokenizer of the kind byte_bpe, cut, and the data has one of the kind bpe, cut'
+            in trained(preset)[2]) == noted
+
+
+def test_another_size_is_refused(trained, room):
+    code, said = call('train', '--preset', 'lm', '--data', trained('lm')[0], '--out', room/'wrong', *TINY)
+    assert code == 2
+    assert 'the data has a vocabulary of 1,000, the model one of 10,000' in said
+
+
+def test_a_run_may_begin_with_the_weights_of_one_with_the_same_tokenizer(trained, room):
+    data, run, _ = trained('pluto-1m')
+    code, said = call('train', '--init', run, '--data', data, '--out', room/'again', *TINY)
+    assert code == 0, said
+    code, said = call('train', '--init', run, '--data', trained('pluto-15m')[0], '--out', room/'other', *TINY)
+    assert code == 2
+    assert 'another tokenizer' in said
+
+
+@pytest.mark.parametrize('preset', SYSTEMS)
+def test_a_format_that_cannot_hold_a_tokenizer_says_so(trained, room, preset):
+    from piny.llama import pieces_of
+    tok = Dataset.open(trained(preset)[0]).tokenizer
+    with pytest.raises(ValueError, match='byte-pair encoding'): pieces_of(tok)
+
+
+@pytest.mark.parametrize('preset', ['lm', 'pluto-1m'])
+def test_a_tokenizer_that_was_changed_is_found(trained, preset):
+    run = trained(preset)[1]
+    copy = run.with_name(f'{preset}-changed')
+    shutil.copytree(checkpoints(run)[0], copy)
+    stored = json.loads((copy/'vocabulary.json').read_text())
+    (copy/'vocabulary.json').write_text(json.dumps(stored, indent=3))
+    with pytest.raises(ValueError, match='vocabulary.json is damaged'): load(copy)
+    (copy/'tokenizer.model').write_bytes(b'')
+    with pytest.raises(ValueError, match='which is its tokenizer'): load(copy)
