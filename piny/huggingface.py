@@ -4,19 +4,22 @@
 
 # %% auto #0
 __all__ = ['TOP', 'LAYER', 'FIELDS', 'DEFAULTS', 'ONLY', 'ROPE', 'KIND_READ', 'OTHER_WAY', 'SPACE_FIRST', 'hf_name', 'plain',
-           'fast_tokenizer', 'hf_config', 'generation_config', 'tokenizer_config', 'write_hf', 'refuse_unknown',
-           'piny_config', 'pairs_of', 'pieces_in', 'read_tokenizer', 'read_hf', 'hf_llama']
+           'fast_tokenizer', 'fast_bytes', 'marks_of', 'marked', 'hf_config', 'generation_config', 'tokenizer_config',
+           'write_hf', 'refuse_unknown', 'piny_config', 'pairs_of', 'pieces_in', 'read_tokenizer', 'read_hf',
+           'hf_llama']
 
 # %% ../nbs/61_huggingface.ipynb #ac817bac
 import json
 from pathlib import Path
+from .bpe import ByteTokenizer
 from .config import ModelConfig, extra, from_plain
 from .files import plain_file, read_json
 from .llama import (Kind, SPECIAL, kind_of, merges_of, pieces_of, refuse_others, scores_of,
                         space_first, tokenizer_of)
 from .model import Transformer
-from .tokenizer import SPACE, Tokenizer
-from .weights import (MOST_TOKENIZER, MOST_WEIGHTS, check_tokenizer, model_of, read_tensors,
+from .tokenizer import SPACE, AnyTokenizer, Tokenizer
+from .vocabulary import load_tokenizer, save_tokenizer, tokenizer_file
+from .weights import (MOST_WEIGHTS, check_tokenizer, model_of, read_tensors,
                           shapes_of, write_tensors)
 
 # %% ../nbs/61_huggingface.ipynb #d7f78956
@@ -66,6 +69,7 @@ def plain(piece:str # as SentencePiece writes it
 def fast_tokenizer(tok:Tokenizer): # a `tokenizers.Tokenizer`
     "The same tokenizer for `tokenizers`; ValueError for one of another kind, ImportError."
     with extra('export'): import tokenizers
+    if isinstance(tok, ByteTokenizer): return fast_bytes(tok)
     pieces = pieces_of(tok)
     vocab = {plain(piece): i for i, (piece, _) in enumerate(pieces)}
     merges = [(plain(left), plain(right)) for left, right in merges_of(pieces)]
@@ -76,9 +80,31 @@ def fast_tokenizer(tok:Tokenizer): # a `tokenizers.Tokenizer`
         fast.normalizer = tokenizers.normalizers.Prepend(' ')
         steps.append(tokenizers.decoders.Strip(' ', 1, 0))
     fast.decoder = tokenizers.decoders.Sequence(steps)
+    return marked(fast, tok)
+
+def fast_bytes(tok:ByteTokenizer): # a `tokenizers.Tokenizer`
+    "The same byte-level tokenizer for `tokenizers`, which has all that it takes."
+    import tokenizers
+    stored = tok.plain()
+    vocab = {piece: i for i, piece in enumerate(stored['vocab'])}
+    merges = [tuple(line.split(' ')) for line in stored['merges']]
+    fast = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges))
+    fast.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.decoder = tokenizers.decoders.ByteLevel()
+    return marked(fast, tok)
+
+def marks_of(tok:Tokenizer|ByteTokenizer)->tuple[str, str, str]:
+    "The names of the special pieces: unknown, begin, end; one name for all in byte-level ones."
+    if isinstance(tok, Tokenizer): return SPECIAL
+    return (tok.vocab[tok.bos_id].decode(),) * 3
+
+def marked(fast, tok:Tokenizer|ByteTokenizer): # `fast`, a `tokenizers.Tokenizer`
+    "The tokenizer, with its special pieces, of which one begins every text."
+    import tokenizers
+    _, bos, _ = marks_of(tok)
     fast.post_processor = tokenizers.processors.TemplateProcessing(
-        single='<s> $A', pair='<s> $A <s> $B', special_tokens=[('<s>', tok.bos_id)])
-    names = [tokenizers.AddedToken(name, normalized=False, special=True) for name in SPECIAL]
+        single=f'{bos} $A', pair=f'{bos} $A {bos} $B', special_tokens=[(bos, tok.bos_id)])
+    names = [tokenizers.AddedToken(name, normalized=False, special=True) for name in dict.fromkeys(marks_of(tok))]
     fast.add_special_tokens(names)
     return fast
 
@@ -101,9 +127,9 @@ def generation_config(tok:Tokenizer)->dict:
     "Where a text begins and ends, for `generate`."
     return dict(bos_token_id=tok.bos_id, eos_token_id=tok.eos_id, pad_token_id=tok.eos_id)
 
-def tokenizer_config(cfg:ModelConfig)->dict:
+def tokenizer_config(cfg:ModelConfig, tok:Tokenizer|ByteTokenizer)->dict:
     "What `AutoTokenizer` has to know beside `tokenizer.json`."
-    unk, bos, eos = SPECIAL
+    unk, bos, eos = marks_of(tok)
     return dict(tokenizer_class='PreTrainedTokenizerFast',
                 unk_token=unk,
                 bos_token=bos,
@@ -116,16 +142,16 @@ def tokenizer_config(cfg:ModelConfig)->dict:
 
 def write_hf(folder:Path, # which exists
              model:Transformer,
-             tok:Tokenizer):
+             tok:Tokenizer|ByteTokenizer):
     "The files of a Llama; ValueError, before anything is written, for a model that is not one."
     refuse_others(model.cfg)
     fast = fast_tokenizer(tok)
     configs = {'config.json': hf_config(model.cfg, tok),
                'generation_config.json': generation_config(tok),
-               'tokenizer_config.json': tokenizer_config(model.cfg)}
+               'tokenizer_config.json': tokenizer_config(model.cfg, tok)}
     for name, values in configs.items(): (folder/name).write_text(json.dumps(values, indent=1))
     fast.save(str(folder/'tokenizer.json'))
-    tok.save(folder/'tokenizer.model')
+    save_tokenizer(tok, folder)
     tensors = {hf_name(name): p for name, p in model.named_parameters()}
     write_tensors(folder/'model.safetensors', tensors, dict(format='pt'))
 
@@ -208,10 +234,10 @@ def pieces_in(bpe:dict # what a `tokenizer.json` has as its `model`
     return pieces
 
 def read_tokenizer(folder:Path # with `tokenizer.model` or `tokenizer.json`
-                  )->Tokenizer:
+                  )->AnyTokenizer:
     "The tokenizer of a folder; ValueError for one of another kind, FileNotFoundError."
-    own, path = folder/'tokenizer.model', folder/'tokenizer.json'
-    if own.exists(): return Tokenizer.load(plain_file(own, MOST_TOKENIZER))
+    own, path = tokenizer_file(folder), folder/'tokenizer.json'
+    if own.exists(): return load_tokenizer(folder)
     stored = read_json(path)
     try:
         normalizer = stored['normalizer']
@@ -224,7 +250,7 @@ def read_tokenizer(folder:Path # with `tokenizer.model` or `tokenizer.json`
 
 # %% ../nbs/61_huggingface.ipynb #afb32903
 def read_hf(folder:Path # with config.json, *.safetensors, and a tokenizer
-           )->tuple[Transformer, Tokenizer]:
+           )->tuple[Transformer, AnyTokenizer]:
     "The Llama in a folder; ValueError if a file is damaged or unknown, FileNotFoundError."
     stored = read_json(folder/'config.json')
     try: cfg = piny_config(stored)

@@ -2,6 +2,7 @@
 import json, multiprocessing as mp, os, pickle, random, re, resource, shutil, signal
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -103,7 +104,9 @@ def folders(tmp_path_factory):
     from piny.model import Transformer
     from piny.optimizer import make_optimizer
     from piny.tokenizer import train_tokenizer
+    from piny.vocabulary import count_pieces, cut, learn
     from piny.weights import write_model
+    def cut_to(tok, k): return cut(tok, count_pieces(tok, grammar_stories(100, seed=0)), k)
     root = tmp_path_factory.mktemp('untrusted')
     tok = train_tokenizer(grammar_stories(100, seed=0), 320)
     model = Transformer(ModelConfig(vocab_size=320, dim=8, n_layers=1, n_heads=2, n_kv_heads=1,
@@ -111,6 +114,12 @@ def folders(tmp_path_factory):
     for name, write in dict(piny=write_model, hf=write_hf, llama2c=write_llama2c).items():
         (root/name).mkdir()
         write(root/name, model, tok)
+    byte = learn(grammar_stories(100, seed=0), 'byte_bpe', 320)
+    kinds = dict(byte=byte, cut=cut_to(tok, 300), cutbyte=cut_to(byte, 300))
+    for name, tokenizer in kinds.items():
+        (root/name).mkdir()
+        shape = replace(model.cfg, vocab_size=tokenizer.vocab_size)
+        write_model(root/name, Transformer(shape), tokenizer)
     cfg = TrainConfig()
     for step in (1, 2):
         state = dict(step=step, val_loss=float(step), losses=[], metrics=[], fingerprints={}, scaler={})
@@ -121,8 +130,10 @@ def folders(tmp_path_factory):
     return root
 
 READERS = dict(run='checkpoint:load', piny='weights:read_model', hf='huggingface:read_hf',
+               byte='weights:read_model', cut='weights:read_model', cutbyte='weights:read_model',
                llama2c='llama2c:read_llama2c')
-FILES = [('piny', 'config.json'), ('piny', 'model.safetensors'), ('piny', 'tokenizer.model'),
+FILES = [('byte', 'vocabulary.json'), ('cut', 'vocabulary.json'), ('cutbyte', 'vocabulary.json'),
+         ('piny', 'config.json'), ('piny', 'model.safetensors'), ('piny', 'tokenizer.model'),
          ('hf', 'config.json'), ('hf', 'model.safetensors'), ('hf-json', 'tokenizer.json'),
          ('llama2c', 'model.bin'), ('llama2c', 'tokenizer.bin'), ('run/step-00000001', 'state.json')]
 
