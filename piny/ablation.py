@@ -15,7 +15,9 @@ from .model import n_params
 QUESTIONS = dict(
     position    = dict(no_rope=dict(position='none'),
                        learned=dict(position='learned')),
-    norm        = dict(layernorm=dict(norm='layernorm')),
+    norm        = dict(layernorm=dict(norm='layernorm'),
+                       no_norm=dict(norm='none')),
+    placement   = dict(postnorm=dict(block='postnorm')),
     feedforward = dict(geglu=dict(feedforward='geglu'),
                        gelu=dict(feedforward='gelu'),
                        silu=dict(feedforward='silu'),

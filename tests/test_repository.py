@@ -125,15 +125,15 @@ def test_out_of_sync_is_found(maker, spoil, copy):
 def test_a_new_variant_is_shown_where_it_has_not_run(copy):
     page = copy/'nbs'/'50_ablation.ipynb'
     before = page.read_text(encoding='utf-8')
-    after = before.replace("layernorm=dict(norm='layernorm')", "layernorm=dict(norm='layernorm'), no_norm=dict(norm='none')")
+    after = before.replace("layernorm=dict(norm='layernorm')", "layernorm=dict(norm='layernorm'), bare=dict(norm='none')")
     assert after != before
     page.write_text(after, encoding='utf-8')
     run('nbdev_export', copy)
     run('python tools/readme.py', copy)
     run('python tools/docs.py', copy)
     readme = (copy/'README.md').read_text(encoding='utf-8')
-    assert 'LayerNorm, no norm |' in readme
-    assert 'Not run: `no_norm`.' in readme
+    assert 'LayerNorm, bare, no norm |' in readme
+    assert '`bare`' in readme
 
 
 # -- ablation notebooks, which papermill runs
