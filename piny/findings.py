@@ -35,8 +35,8 @@ def sentence(c:Comparison)->str: # Markdown
         parts.append(said + '.')
     if c.verdict == 'cannot tell apart' and c.bounded:
         worst, best = f'{c.high:.4f} worse{share(c.high)}', f'{-c.low:.4f} better'
-        parts.append(f'The interval allows up to {worst} or {best}; this study could have seen a '
-                     f'difference of {c.visible:.4f}.')
+        parts.append(f'The interval allows up to {worst} or {best}; eight of ten such '
+                     f'studies would see a difference of {c.visible:.4f}.')
     if c.own_spread: parts.append('Its seeds differ more than those of the others.')
     return ' '.join(parts)
 
