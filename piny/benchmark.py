@@ -14,12 +14,11 @@ import pandas as pd
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timezone
-from fastcore.basics import chunked
 from functools import partial
 from itertools import islice
 from .compiled import compiled_step
 from .config import PRESETS, ModelConfig, Sampling, TrainConfig, find_root
-from .data import in_parallel, row_of
+from .data import rows as encoded_rows
 from .files import write_text
 from .generation import continue_all, next_logits
 from .grammar import grammar_stories
@@ -149,7 +148,7 @@ def encoding_speed(n:int=40_000, # stories
     tok = train_tokenizer(islice(texts, 5_000), 1_024)
     cores = os.cpu_count()
     def piny():
-        for _ in in_parallel(partial(row_of, tok), chunked(texts, 500), cores): pass
+        for _ in encoded_rows(tok, texts): pass
     def sentencepiece(): tok.sp.encode(texts, num_threads=cores)
     seconds = take_turns({'SentencePiece': sentencepiece, 'piny': piny}, rounds)
     about = dict(work=f'encoding, {n:,} stories', threads=cores)
