@@ -8,6 +8,7 @@ __all__ = ['folder_name', 'by_variant', 'synthetic', 'finished', 'compare', 'see
 # %% ../nbs/55_comparison.ipynb #cd25aa2d
 import numpy as np
 from dataclasses import replace
+from .ablation import declared
 from .record import FREE, must_agree, settings
 from .statistics import MARGIN, Comparison, compare_all
 
@@ -48,8 +49,7 @@ def by_variant(records:list,  # dicts as in record.json, of one study
         raise ValueError(f'no run of the baseline: there are runs of {ran}')
     base = next(iter(found['baseline'].values()))
     for name, runs in found.items():
-        declared = variants.get(name, ())
-        free = {f'{part}.{field}' for part in ('model', 'train') for field in declared}
+        free = declared(variants.get(name, {}))
         first, *others = runs.values()
         _same_settings(base, first, free | {*FREE['comparing']})
         for other in others: _same_settings(first, other)

@@ -155,7 +155,8 @@ def from_plain(cls:type, # a dataclass of plain values
                              f'{", ".join(kinds)}; another version of piny may know it')
         kind = (int, float) if kinds[name] is float else kinds[name]
         if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
-            raise ValueError(f'{name} is {value!r} and should be of type {kinds[name]}')
+            wanted = getattr(kinds[name], '__name__', kinds[name])
+            raise ValueError(f'{name} is {value!r} and should be of type {wanted}')
     return cls(**values)
 
 # %% ../nbs/00_config.ipynb #df16d523

@@ -84,7 +84,8 @@ FREE = dict( # use -> what may differ, and why
 
 # %% ../nbs/35_record.ipynb #8a14b709
 RECORD = dict(key=str, seed=int, status=str, config=dict, fingerprints=dict, decided=dict|None,
-              study=str|None, variant=str|None, floor_bpb=float|None,
+              study=str|None, variant=str|None, floor_bpb=float|None, floor_subset_bpb=float|None,
+              val_subset_bpb=float|None, val_subset_stories=int|None,
               steps=int, tokens=int, n_params=int, flops_per_token=int, tokens_per_second=float|None,
               val_loss=float|None, val_bpb=float|None)
 METRIC = dict(step=int, tokens=int, train_loss=float, lr=float|None,

@@ -132,7 +132,7 @@ def noisy(runs:dict[str, np.ndarray], # losses of each variant, the baseline fir
         of_others = (squares[inside].sum() - squares) / np.maximum(dofs[inside].sum() - dofs, 1)
         ratio = squares / np.maximum(dofs, 1) / np.maximum(of_others, 1e-300)
         p = stats.f.sf(ratio, np.maximum(dofs, 1), np.maximum(dofs[inside].sum() - dofs, 1))
-        p[~inside] = 1
+        p[~inside | (dofs == dofs[inside].sum())] = 1 # taken out already, or alone with a spread
         p[0] = 1 # the baseline is what the others are held against
         first = int(p.argmin())
         if p[first] >= level / inside[1:].sum(): break

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, replace
 from pathlib import Path
-from .parser import Command, Failed, given_fields
+from .parser import Command, Failed, given_fields, whole_number
 from ..config import PRESETS, ModelConfig, TrainConfig, choose, from_plain, within
-from ..files import read_json
+from ..files import check_fields, read_json
 
 # %% ../../nbs/commands/train.ipynb #53a24c45
 def command()->Command:
@@ -30,9 +30,9 @@ def command()->Command:
     add('--resume', metavar='DIR', help='go on with the run in this folder')
     add('--init', default=SUPPRESS, metavar='DIR',
         help='start from the weights of this checkpoint, or of the best one of this run')
-    add('--keep', default=SUPPRESS, type=int, metavar='INT',
+    add('--keep', default=SUPPRESS, type=whole_number, metavar='INT',
         help='newest checkpoints to keep, besides the best (default: 2)')
-    add('--save-every', default=SUPPRESS, type=int, metavar='INT',
+    add('--save-every', default=SUPPRESS, type=whole_number, metavar='INT',
         help='steps between checkpoints, besides one at each evaluation (default: 0, no others)')
     add('--tensorboard', default=SUPPRESS, action='store_true',
         help='write event files for TensorBoard as well')
@@ -56,9 +56,12 @@ def order_in(folder:Path # a run's
     order = read_json(path, KINDS)
     for name in order.keys() - KINDS.keys():
         raise ValueError(f'{path}: {name} is not known to this version of piny; a newer one has written it')
-    for part, cls in dict(model=ModelConfig, train=TrainConfig).items():
-        try: from_plain(cls, order[part])
-        except ValueError as e: raise ValueError(f'{path}: {e}') from e
+    if order.get('init'): check_fields(order['init'], dict(folder=str, digest=str), f'{path} (init)')
+    try:
+        choose(PRESETS, order['preset'], 'preset')
+        from_plain(ModelConfig, order['model'])
+        from_plain(TrainConfig, order['train'])
+    except ValueError as e: raise ValueError(f'{path}: {e}') from e
     return DEFAULTS | order
 
 def order_of(given:dict # what `Command.given` returns
