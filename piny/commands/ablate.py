@@ -81,7 +81,8 @@ def ablate(args:Sequence[str]|None=None): # words of the command line; None: thi
         print(f'{study.name}: {len(study.data.train):,} tokens to train on, '
               f'{len(study.data.valid):,} to validate on', flush=True)
         from piny.sweep import failures, sweep
-        failed = sweep(study, questions)
+        try: failed = sweep(study, questions)
+        except RuntimeError as e: raise Failed(str(e)) from e # workers that cannot even begin
         for i, question in enumerate(questions, 1):
             print(f'[{i}/{len(questions)}] {question}', flush=True)
             if any(job in failed for job in jobs(study, question)): print('some of its runs failed')
