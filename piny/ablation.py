@@ -25,9 +25,13 @@ QUESTIONS = dict(
     attention   = dict(mha=dict(n_kv_heads=None),
                        mqa=dict(n_kv_heads=1)))
 
-def variants_of(question:str)->dict[str, dict]: # from a variant's name to what differs
+def variants_of(question:str # a name in `QUESTIONS`, or one variant of it: 'position.learned'
+               )->dict[str, dict]: # from a variant's name to what differs
     "The variants that answer a question, the baseline first; ValueError for an unknown one."
-    return dict(baseline={}, **choose(QUESTIONS, question, 'question'))
+    name, dot, one = question.partition('.')
+    variants = choose(QUESTIONS, name, 'question')
+    if dot: variants = {one: choose(variants, one, f'variant of {name}')}
+    return dict(baseline={}, **variants)
 
 # %% ../nbs/50_ablation.ipynb #6be8b3f0
 def match(cfg:ModelConfig, # a variant

@@ -4,29 +4,31 @@
 
 # %% auto #0
 __all__ = ['claim_file', 'news_of', 'settled', 'reporter', 'floors', 'make', 'work', 'hire', 'Watch', 'side_by_side', 'clear',
-           'sweep', 'failures', 'answer']
+           'sweep', 'without_rate', 'failures', 'answer', 'state_of', 'status']
 
 # %% ../nbs/53_sweep.ipynb #1ec687ee
 import json, os, shutil, signal, socket, sys, threading, time, torch, traceback
 import multiprocessing as mp
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from datetime import datetime
 from importlib.metadata import version
 from itertools import islice
 from multiprocessing.connection import wait
 from pathlib import Path
 from tqdm import tqdm
+from .ablation import variants_of
 from .data import Dataset
 from .evaluation import subset_size
 from .grammar import floor_bpb
 from .loop import Progress
 from .machine import circumstances
-from .plan import Study
-from .record import read_record
+from .plan import Study, plan_hash
+from .record import load_records, read_record
 from .run import run
 from .stories import Stories
-from .study import Job, begin, held, jobs, record_of
+from .study import Job, begin, held, jobs, plan_on_file, rate_jobs, rate_of, record_of
 
 # %% ../nbs/53_sweep.ipynb #a1fffcd2
 def claim_file(job:Job, kind:str # 'lock', 'json' for the news, 'failed' for a traceback
@@ -34,7 +36,7 @@ def claim_file(job:Job, kind:str # 'lock', 'json' for the news, 'failed' for a t
     "A file about a run that is being made, or that failed."
     return job.folder.parent/'claims'/f'{job.folder.name}.{kind}'
 
-def news_of(job:Job)->dict: # `host`, `pid`, `step`; empty if nothing is known
+def news_of(job:Job)->dict: # `host`, `pid`, `since`, `step`; empty if nothing is known
     "Who is making a run, and how far it is."
     try: return json.loads(claim_file(job, 'json').read_text())
     except (FileNotFoundError, ValueError): return {} # it ends, or is being written
@@ -47,7 +49,8 @@ def settled(job:Job)->bool:
 def reporter(job:Job)->Callable[[Progress], bool]: # to be called after each step
     "Writes the news of a run, and never asks to stop."
     path = claim_file(job, 'json')
-    who = dict(host=socket.gethostname(), pid=os.getpid())
+    who = dict(host=socket.gethostname(), pid=os.getpid(),
+               since=datetime.now().isoformat(' ', 'seconds'))
     due = 0. # by the monotonic clock
     def tell(at):
         nonlocal due
@@ -74,7 +77,7 @@ def make(job:Job, data:Dataset, valid:Stories,
     with held(claim_file(job, 'lock'), wait=False) as mine:
         if not mine or settled(job): return False
         try:
-            about = about | floors(job, data, valid) | dict(variant=job.variant)
+            about = about | floors(job, data, valid) | dict(variant=job.variant, role=job.role)
             run(job.model, job.train, data, job.folder, about, on_step=reporter(job))
         except Exception: claim_file(job, 'failed').write_text(traceback.format_exc())
         finally: claim_file(job, 'json').unlink(missing_ok=True)
@@ -200,17 +203,35 @@ def _say_versions(records:list[dict]):
         tqdm.write(f'{found[other]} of the finished runs were made with torch {other}, '
                    f'and this is torch {here}: the last digits may differ', file=sys.stderr)
 
+def _once(found:Iterable[Job])->list[Job]:
+    "Jobs without repetitions, seed by seed."
+    return sorted({job.folder: job for job in found}.values(), key=lambda job: job.train.seed)
+
 def sweep(study:Study, questions:list[str])->list[Job]: # those that failed
     "Make the runs that these questions lack; ValueError before the first if they do not fit the others."
-    wanted = {job.folder: job for question in questions for job in jobs(study, question)}
-    wanted = sorted(wanted.values(), key=lambda job: job.train.seed)
-    if not (todo := [job for job in wanted if not record_of(job)]): return []
-    _say_versions(begin(study))
-    clear(wanted)
-    about = dict(study=study.name, corpus=Path(study.corpus).name, preset=study.preset)
-    workers = study.workers or os.cpu_count()
-    side_by_side(todo, study.data, study.splits[1], about, workers, len(wanted) - len(todo))
-    return [job for job in todo if not record_of(job)]
+    failed, about = [], {}
+    for stage in (rate_jobs, jobs): # verdicts are made at the rates that were found
+        while True: # a grid may grow
+            wanted = _once(job for question in questions for job in stage(study, question))
+            wanted = [job for job in wanted if job not in failed]
+            if not (todo := [job for job in wanted if not record_of(job)]): break
+            about = about or _begun(study, questions)
+            clear(wanted)
+            workers = study.workers or os.cpu_count()
+            side_by_side(todo, study.data, study.splits[1], about, workers, len(wanted) - len(todo))
+            failed += [job for job in todo if not record_of(job)]
+    return failed
+
+def _begun(study:Study, questions:list[str])->dict: # fields for every record
+    "The study's plan is on file."
+    _say_versions(begin(study, questions))
+    return dict(study=study.name, corpus=Path(study.corpus).name, preset=study.preset,
+                plan=plan_hash(plan_on_file(study)), own_rate=bool(study.rates))
+
+def without_rate(study:Study, questions:list[str])->list[str]:
+    "The variants for which no learning rate was found, or not yet."
+    changes = {v: change for question in questions for v, change in variants_of(question).items()}
+    return [v for v, change in changes.items() if rate_of(study, v, change) is None]
 
 def failures(failed:list[Job])->str:
     "Which runs failed, where they are, and why."
@@ -218,6 +239,35 @@ def failures(failed:list[Job])->str:
     return '\n\n'.join(f'{job.folder} failed:\n{why(job)}' for job in failed)
 
 def answer(study:Study, question:str)->list[dict]: # records with their metrics
-    "The records of all runs that answer a question; what is missing is made. RuntimeError if some fail."
+    "All that is on record in a study, once a question's runs are made. RuntimeError if some fail."
     if failed := sweep(study, [question]): raise RuntimeError(failures(failed))
-    return [record_of(job) for job in jobs(study, question)]
+    return load_records(study.folder('results'))
+
+# %% ../nbs/53_sweep.ipynb #0518f62e
+def state_of(job:Job)->tuple[str, str]: # 'done', 'running', 'failed' or 'missing'; a line about it
+    "How far a run is."
+    if read_record(job.folder): return 'done', ''
+    name = job.folder.name.rsplit('-', 1)[0]
+    if job.role == 'rate': name += f' at rate {job.train.lr:g}'
+    if (path := claim_file(job, 'failed')).exists():
+        return 'failed', f'{name} failed: {path.read_text().strip().splitlines()[-1]}'
+    if (news := news_of(job)) and _taken(claim_file(job, 'lock')):
+        where = f'at {news["host"]}, process {news["pid"]}, since {news.get("since", "?")}'
+        return 'running', f'{name} running {where}: step {news["step"]} of {job.train.steps}'
+    return 'missing', f'{name} missing'
+
+def _taken(lock:Path)->bool:
+    "Whether somebody holds a lock."
+    if not lock.exists(): return False
+    with held(lock, wait=False) as free: return not free
+
+def status(study:Study, questions:list[str])->tuple[dict[str, int], list[str]]:
+    "How many runs are in which state, and a line for each that is not done."
+    stages = (stage(study, question) for stage in (rate_jobs, jobs) for question in questions)
+    states = [state_of(job) for job in _once(job for stage in stages for job in stage)]
+    order = 'done', 'running', 'failed', 'missing'
+    counts = {state: sum(s == state for s, _ in states) for state in order}
+    lines = [line for state in order for s, line in states if s == state and line]
+    open_ = [f'{v} has no learning rate yet, or none with a minimum: its verdict is not listed'
+             for v in without_rate(study, questions)]
+    return counts, lines + open_
