@@ -42,7 +42,8 @@ def _sorted(records:list, names:list)->dict:
 def by_variant(records:list,  # dicts as in record.json, of one study
                variants:dict, # name to the fields in which it differs, as a question of `QUESTIONS`
               )->dict:        # variant to seed to record; the baseline first, seeds in order
-    "Records by variant and seed, if they may be compared; ValueError, or no entry where there is none."
+    "Verdict runs by variant and seed, if they may be compared; ValueError, or no entry where there is none."
+    records = [r for r in records if r.get('role', 'verdict') == 'verdict']
     found = _sorted(records, ['baseline', *variants])
     if 'baseline' not in found:
         ran = ', '.join(sorted({r['variant'] for r in records})) or 'nothing'
@@ -50,6 +51,7 @@ def by_variant(records:list,  # dicts as in record.json, of one study
     base = next(iter(found['baseline'].values()))
     for name, runs in found.items():
         free = declared(variants.get(name, {}))
+        if base.get('own_rate'): free.add('train.lr') # each variant has the rate that suits it
         first, *others = runs.values()
         _same_settings(base, first, free | {*FREE['comparing']})
         for other in others: _same_settings(first, other)

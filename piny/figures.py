@@ -12,7 +12,6 @@ from textwrap import wrap
 from .panels import BASELINE, baseline_name, display_name, look, short
 from .panels import axis_ends, beyond, draw_curves, draw_rows, row_lines
 from .comparison import finished, seed_list
-from .statistics import MARGIN
 from .style import STYLE
 
 # %% ../nbs/57_figures.ipynb #1c53b3aa
@@ -32,6 +31,7 @@ def about_marks(comparisons:list, # of `Comparison`
                )->list[str]:
     "A sentence for each kind of mark that is drawn."
     bars = any(c.bounded for c in comparisons)
+    margin = max((c.margin for c in comparisons), default=0.)
     arrows = any(any(beyond(c, axis_ends(comparisons))) for c in comparisons)
     diverged = [c for c in comparisons if c.n_diverged]
     marks = {
@@ -40,7 +40,7 @@ def about_marks(comparisons:list, # of `Comparison`
         'Bar and ±: an interval of the difference; those of the study hold together in '
         '95\N{NO-BREAK SPACE}% of studies': bars,
         'A filled mark: the interval leaves out zero': bars,
-        f'Grey: differences up to {MARGIN:g}, too small to matter': bars,
+        f'Grey: differences up to {margin:g}, too small to matter': bars,
         'Small dots are seeds': comparisons,
         'An arrow: what it points to lies beyond the axis': arrows,
         'Where seeds diverged, the numbers are of the others': any(c.measured for c in diverged)}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['sentence', 'difference', 'in_words', 'all_declared', 'compared_all', 'Findings', 'all_findings', 'not_run',
-           'overview', 'verdicts', 'draw_study']
+           'overview', 'again', 'verdicts', 'draw_study']
 
 # %% ../nbs/58_findings.ipynb #21a03690
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from .config import choose
 from .figures import draw_overview, draw_question
 from .panels import display_name
 from .comparison import by_variant, compare, finished, seed_list, signed
-from .statistics import Comparison
+from .statistics import MARGIN, Comparison, verdict, welch
 from .style import save_figure
 
 # %% ../nbs/58_findings.ipynb #f82c403d
@@ -82,12 +82,14 @@ def _table_row(variant:str, runs:dict, c:Comparison|None, target:int)->dict:
 
 def _conditions(runs:dict, n:int)->str:
     "What all the statements hold for."
+    rates = 'All were trained at the same learning rate.'
+    if _first(runs['baseline']).get('own_rate'): rates = 'Each was trained at the rate that suits it.'
     sizes = [r['n_params'] for its in runs.values() for r in its.values()]
     size = ' to '.join(f'{count:,}' for count in dict.fromkeys((min(sizes), max(sizes))))
     return (f'Models of {size} parameters; baseline run with {seed_list(runs["baseline"])}. '
             'Differences are variant minus baseline, lower is better. '
             f'The intervals of all {n} comparisons of the study hold together in 95 % of studies. '
-            'It speaks of other seeds on this corpus, at this size and budget, and of nothing else.')
+            f'{rates} It speaks of other seeds on this corpus, at this size and budget, and of nothing else.')
 
 # %% ../nbs/58_findings.ipynb #8399a3e5
 def all_declared()->dict[str, dict]: # variant to what differs
@@ -96,7 +98,9 @@ def all_declared()->dict[str, dict]: # variant to what differs
 
 def compared_all(records:list)->dict[str, Comparison]: # by variant
     "Every variant of a study against the baseline."
-    return compare(by_variant(records, all_declared()))
+    planned = max(r.get('family', 0) for r in records)
+    margin = max(r.get('margin', MARGIN) for r in records)
+    return compare(by_variant(records, all_declared()), planned, margin)
 
 @dataclass
 class Findings:
@@ -172,11 +176,20 @@ def overview(records:list # dicts as in record.json, of one study
     groups = {question: findings.comparisons for question, findings in found.items()}
     return draw_overview(runs, groups, not_run(records))
 
+def again(records:list)->str:
+    "The baseline beside itself with other seeds, which shows what noise looks like; '' if it has not run."
+    def losses(role):
+        runs = (r for r in records if r['variant'] in ('baseline', 'again') and r.get('role', 'verdict') == role)
+        return [r['val_bpb'] for r in runs if finished(r)]
+    if min(len(losses('again')), len(losses('verdict'))) < 2: return ''
+    mean, low, high = welch(losses('again'), losses('verdict'))
+    return f'{"noise":12} {"baseline again":18} {signed(mean)} [{signed(low)}, {signed(high)}]    {verdict(low, high)}'
+
 def verdicts(records:list # dicts as in record.json, of one study
             )->str:
     "A line for each variant that has run, and one that lists those that have not."
     lines = [line for findings in all_findings(records).values() for line in findings.lines()]
-    return '\n'.join([*lines, not_run(records)]).strip()
+    return '\n'.join([*lines, again(records), not_run(records)]).strip()
 
 def draw_study(records:list, # dicts as in record.json with their `metrics`, of one study
                folder:Path,  # the study's, in figures/

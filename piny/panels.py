@@ -15,7 +15,6 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 from textwrap import wrap
 from .comparison import finished, signed
-from .statistics import MARGIN
 
 # %% ../nbs/56_panels.ipynb #a885d81b
 NAMES = dict(
@@ -199,7 +198,8 @@ def draw_rows(ax,           # matplotlib axes
     "For each comparison its name, its difference with interval and seeds, number and verdict."
     ends = axis_ends([row for row in rows if not isinstance(row, str)])
     ax.set(xlim=ends, ylim=(len(rows) - .5, -.5), yticks=[], xlabel='difference, bits per byte')
-    ax.axvspan(-MARGIN, MARGIN, color='0.93', lw=0, zorder=-2)
+    margin = max(row.margin for row in rows if not isinstance(row, str))
+    ax.axvspan(-margin, margin, color='0.93', lw=0, zorder=-2)
     ax.axvline(0, color=BASELINE['color'], lw=1.2, zorder=0)
     for y, row in enumerate(rows):
         if isinstance(row, str):

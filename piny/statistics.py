@@ -164,6 +164,7 @@ class Comparison:
     verdict:str
     visible:float    # smallest difference that 8 of 10 such studies would see
     own_spread:bool  # its runs differ more than those of the others
+    margin:float=MARGIN   # the smallest difference that matters
     to_floor:float=np.nan # from the baseline to the best possible loss, where it is known
 
     @property
@@ -253,7 +254,7 @@ def _comparison(v:str, runs:dict, lost:dict, ends:tuple|None, loud:bool, margin:
     if lost[baseline]: says = f'baseline diverged in {lost[baseline]} of {len(runs[baseline])} seeds'
     if lost[v]: says = f'diverged in {lost[v]} of {len(runs[v])} seeds'
     return Comparison(v, float(mean), float(low), float(high), tuple(diffs[np.isfinite(diffs)]),
-                      len(runs[v]), lost[v], says, float((c + POWER) * error), loud)
+                      len(runs[v]), lost[v], says, float((c + POWER) * error), loud, margin)
 
 # %% ../nbs/54_statistics.ipynb #95b730b8
 def welch(losses:np.ndarray,   # of finished runs

@@ -225,8 +225,10 @@ def sweep(study:Study, questions:list[str])->list[Job]: # those that failed
 def _begun(study:Study, questions:list[str])->dict: # fields for every record
     "The study's plan is on file."
     _say_versions(begin(study, questions))
+    family = {v for question in questions for v in variants_of(question)} - {'baseline'}
     return dict(study=study.name, corpus=Path(study.corpus).name, preset=study.preset,
-                plan=plan_hash(plan_on_file(study)), own_rate=bool(study.rates))
+                plan=plan_hash(plan_on_file(study)), own_rate=bool(study.rates),
+                margin=study.margin, family=len(family))
 
 def without_rate(study:Study, questions:list[str])->list[str]:
     "The variants for which no learning rate was found, or not yet."

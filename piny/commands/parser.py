@@ -70,11 +70,13 @@ class Command(ArgumentParser):
 
     def add_fields(self, cls:type,    # a dataclass of plain values
                    otherwise:str='',  # what holds for a field that is not given; '': its default
+                   leave_out=(),      # names of fields that are no options
                   ):
         "One option for each field of `cls`; those that are not given stay absent."
         group = self.add_argument_group(cls.__name__, cls.__doc__)
         about = docments(cls)
         for f in fields(cls):
+            if f.name in leave_out: continue
             def convert(word, kind=f.type): return value_of(kind, word)
             convert.__name__ = str(getattr(f.type, '__name__', f.type)) # argparse says it
             text = f'{spelled_out(about[f.name])} (default: {otherwise or repr(f.default)})'
