@@ -8,7 +8,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DECADES = 'Ground', 'Stories', 'The model', 'Training', 'Generation', 'Ablations', 'Elsewhere'
+DECADES = 'Ground', 'Stories', 'The model', 'Training', 'Generation', 'Ablations', 'Elsewhere', 'Conclusions'
 QUESTIONS = 'The questions'  # what the notebooks in ablations/ are, between the code of ablations and what follows
 COMMANDS = 'Commands'        # nbs/commands/, which uses all that is above it
 
