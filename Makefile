@@ -21,6 +21,9 @@ bench: $(READY) ## measure piny beside its peers, and keep the table in results/
 docs: $(READY) ## build the site into _docs/
 	$(BIN)/python tools/docs.py
 
+preview: $(READY) ## serve the site at http://127.0.0.1:4200, and build what changes
+	$(BIN)/python tools/docs.py --preview
+
 readme: $(READY) ## write the sidebar and README.md from the notebooks
 	$(BIN)/python tools/readme.py
 
@@ -37,4 +40,4 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e .[dev]
 	touch $@
 
-.PHONY: help setup figures test bench docs readme prepare
+.PHONY: help setup figures test bench docs preview readme prepare

@@ -36,7 +36,7 @@ def site(root):
     "The built site's folder."
     done = build(root)
     assert done.returncode == 0, done.stderr
-    assert 'python -m http.server -d _docs' in done.stdout
+    assert 'open _docs/index.html' in done.stdout
     return root/'_docs'
 
 

@@ -11,6 +11,9 @@ ROOT = Path(__file__).resolve().parent.parent
 DECADES = 'Ground', 'Stories', 'The model', 'Training', 'Generation', 'Ablations', 'Elsewhere', 'Conclusions'
 QUESTIONS = 'The questions'  # what the notebooks in ablations/ are, between the code of ablations and what follows
 COMMANDS = 'Commands'        # nbs/commands/, which uses all that is above it
+ANSWERS = 'What the parts are worth'                    # first on the site: the answers, and then the questions
+ABOUT = 'About'                                         # last on the site
+PAGES = 'ablations/README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'  # what it holds, seen from the root
 
 
 def head(path):
@@ -71,14 +74,29 @@ def table(root=ROOT):
     return '\n'.join(rows)
 
 
+def shelves(root=ROOT):
+    "From the title of each part of the site to its pages: answers and questions first, then the order of reading."
+    rest = sections(root)
+    asked = rest.pop(QUESTIONS)
+    answered = [path for paths in rest.values() for path in paths if path.stem.endswith('_answers')]
+    rest = {title: [path for path in paths if path not in answered] for title, paths in rest.items()}
+    found = {ANSWERS: answered + asked, **rest, ABOUT: [root/name for name in PAGES]}
+    return {title: paths for title, paths in found.items() if paths}
+
+
 def sidebar(root=ROOT):
     "The order of the pages as nbdev and Quarto read it."
     lines = ['# Written by tools/contents.py from the notebooks.',
              'website:', '  sidebar:', '    contents:', '      - index.ipynb']
-    for title, paths in sections(root).items():
+    for title, paths in shelves(root).items():
         lines += [f'      - section: {title}', '        contents:']
         lines += [f'          - {link(path, root).removeprefix("../")}' for path in paths]
     return '\n'.join(lines) + '\n'
+
+
+def pages(root=ROOT):
+    "All pages of the site in the order of its sidebar."
+    return [root/'nbs'/'index.ipynb', *(path for paths in shelves(root).values() for path in paths)]
 
 
 def notebooks(root=ROOT):

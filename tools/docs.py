@@ -1,12 +1,15 @@
 """Build the docs site from the notebooks into _docs/, with Quarto where it is installed, else with smalldocs.
 
-python tools/docs.py
+python tools/docs.py             # once
+python tools/docs.py --preview   # and again whenever something changes, served at http://127.0.0.1:4200
 """
-import html, os, posixpath, re, shutil, subprocess, sys
-from functools import cache
+import html, json, os, posixpath, re, shutil, subprocess, sys, time
+from functools import cache, partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import ziamath
-from contents import ROOT, sidebar
+from contents import ROOT, head, pages, sidebar
 from execnb.nbio import mk_cell, read_nb, write_nb
 from links import LINK, SVG_LINK, on_the_web, target
 from nbdev.config import get_config
@@ -15,10 +18,30 @@ from nbdev.process import NBProcessor, Processor
 from nbdev.processors import (add_links, clean_magics, filter_stream_, hide_, hide_line, populate_language, rm_export,
                               rm_header_dash, strip_ansi, strip_hidden_metadata)
 
+PROC, DOCS = ROOT/'_proc', ROOT/'_docs'
+
+# folders that are copied to the site as they are, for what pages load: from where in the repository, to where
+STATIC = {'nbs/static': 'static', 'piny/web': 'web'}
+RAW_LINK = re.compile(r'((?:href|src)=")(?!\w+:|[#/])([^"#]+)')  # a link or a script of a Markdown cell's HTML
+
+
+# -- where things are
 
 def site_path(path):
     "Where a file of the repository is on the site: `nbs/20_norm.ipynb` is `norm.ipynb`, and from there `norm.html`."
+    for folder, there in STATIC.items():
+        if path.startswith(f'{folder}/'): return there + path.removeprefix(folder)
     return re.sub(r'(^|/)\d+_(?=[^/]+\.ipynb)', r'\1', path.removeprefix('nbs/')).replace('README.md', 'index.md')
+
+
+def page_path(path):
+    "The page that is made of a notebook or of a Markdown file."
+    return re.sub(r'\.(ipynb|md)$', '.html', site_path(path))
+
+
+def top(page):
+    "The way from a page to the top of the site."
+    return posixpath.relpath('.', posixpath.dirname(site_path(page)) or '.')
 
 
 @cache
@@ -29,38 +52,69 @@ def sources():
     return [p.as_posix() for p in found if not any(part.startswith(('.', '_')) for part in p.parts)]
 
 
-def on_the_site(path, page, proc):
+# -- links
+
+def on_the_site(path, page):
     "Where `page` finds a file of the repository; a figure is copied to the site when it is first linked."
     if path.startswith('figures/') and (ROOT/path).is_file():
-        (proc/path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT/path, proc/path)
-    elif path not in sources(): return on_the_web(path)
+        (PROC/path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT/path, PROC/path)
+    elif path not in sources() and site_path(path).partition('/')[0] not in STATIC.values(): return on_the_web(path)
     return posixpath.relpath(site_path(path), posixpath.dirname(site_path(page)) or '.')
 
 
-def site_links(text, page, proc):
+def site_links(text, page):
     "`text` of `page`, its links leading to pages of the site where it has them, and else to the repository on the web."
     def link(m):
         path, hash, anchor = m[2].partition('#')
-        return m[1] + on_the_site(target(path, page), page, proc) + hash + anchor
-    cfg, top = get_config(), posixpath.relpath('.', posixpath.dirname(site_path(page)) or '.')
-    return LINK.sub(link, text).replace(f'{cfg.doc_host}{cfg.doc_baseurl}', top)
+        return m[1] + on_the_site(target(path, page), page) + hash + anchor
+    def raw(m): return link(m).replace('.ipynb', '.html')
+    cfg = get_config()
+    return RAW_LINK.sub(raw, LINK.sub(link, text)).replace(f'{cfg.doc_host}{cfg.doc_baseurl}', top(page))
 
 
 def picture_links(svg, page):
     "A picture whose boxes lead to pages."
-    return SVG_LINK.sub(lambda m: m[1] + site_path(target(m[2], page)).replace('.ipynb', '.html'), svg)
+    return SVG_LINK.sub(lambda m: m[1] + page_path(target(m[2], page)), svg)
 
+
+def title_of(path):
+    "What a page is called."
+    if path.suffix == '.ipynb': return head(path)[0]
+    return re.search(r'^# (.+)', path.read_text(encoding='utf-8'), re.M)[1]
+
+
+def way(page):
+    "The line below a page's title: to the pages before and after it, and to where it is written."
+    order = [path.relative_to(ROOT).as_posix() for path in pages()]
+    i = order.index(page)
+    here = posixpath.dirname(site_path(page)) or '.'
+    def to(other, before='', after=''):
+        href = posixpath.relpath(page_path(other), here)
+        return f'<a href="{href}">{before}{html.escape(title_of(ROOT/other))}{after}</a>'
+    around = [to(order[i-1], before='← ')] if i else []
+    if i + 1 < len(order): around.append(to(order[i+1], after=' →'))
+    written = on_the_web(page)
+    what = 'Open the notebook' if page.endswith('.ipynb') else 'Open the source'
+    own = [f'<a href="{written}">{what}</a>', f'<a href="{written.replace("/blob/", "/edit/")}">Edit</a>']
+    return f'<nav class="way" aria-label="Around this page">{"".join(around)}<span></span>{"".join(own)}</nav>'
+
+
+# -- pages
 
 class headings(Processor):
     "Above exported source, the names that it defines: a heading and places that links lead to."
     def begin(self):
-        for i in reversed(range(len(self.nb.cells))):
-            cell = self.nb.cells[i]
-            if cell.cell_type != 'code' or 'exports' not in cell.directives_: continue
-            names = re.findall(r'^(?:def|class) ([A-Za-z]\w*)', cell.source, re.M)
-            lines = [f'### {n}' if n == names[0] else f'[]{{#{n.lower()}}}' for n in names]
-            if names: self.nb.cells.insert(i, mk_cell('\n\n'.join(lines), 'markdown'))
+        cells = []
+        level = '##'  # below the title, and below the sections once there are some
+        for cell in self.nb.cells:
+            if cell.cell_type == 'markdown' and re.search('^## ', cell.source, re.M): level = '###'
+            if cell.cell_type == 'code' and 'exports' in cell.directives_:
+                names = re.findall(r'^(?:def|class) ([A-Za-z]\w*)', cell.source, re.M)
+                lines = [f'{level} {n}' if n == names[0] else f'[]{{#{n.lower()}}}' for n in names]
+                if names: cells.append(mk_cell('\n\n'.join(lines), 'markdown'))
+            cells.append(cell)
+        self.nb.cells = cells
 
 
 # nbdev's own steps, without those that run a notebook to say in a table what its source says beside it
@@ -68,53 +122,147 @@ STEPS = [FrontmatterProc, populate_language, headings, strip_ansi, hide_line, fi
          rm_header_dash, rm_export, clean_magics, hide_, add_links, strip_hidden_metadata]
 
 
-def add_page(source, proc):
-    "Process one notebook or Markdown file of the repository into `proc`."
-    dest = proc/site_path(source)
+def said(markdown):
+    "The last paragraph of a Markdown cell as plain words."
+    words = markdown.strip().split('\n\n')[-1]
+    words = re.sub(r'!?\[([^\]]*)\]\([^)]*\)', r'\1', words)
+    return ' '.join(re.sub(r'^[#>|*-]+ |[*`$_\\]', '', words, flags=re.M).split()).rstrip(':')
+
+
+def describe(cell, words):
+    "Give the pictures of a cell the words above it, for those who cannot see them; a drawing may have its own."
+    kinds = {kind for output in cell.get('outputs', []) for kind in output.get('data', {})}
+    if kinds & {'image/png', 'image/jpeg'} and 'fig-alt' not in cell.source:
+        cell.source = f'#| fig-alt: {json.dumps("Picture: " + words, ensure_ascii=False)}\n{cell.source}'
+    for data in (output['data'] for output in cell.get('outputs', []) if 'image/svg+xml' in output.get('data', {})):
+        svg = ''.join(data['image/svg+xml'])
+        if '<title>' in svg: continue
+        label = html.escape(f'Picture: {words}')
+        data['image/svg+xml'] = svg.replace('<svg ', f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def add_page(source):
+    "Process one notebook or Markdown file of the repository into `_proc/`."
+    dest = PROC/site_path(source)
     dest.parent.mkdir(parents=True, exist_ok=True)
     if dest.suffix == '.md':
-        text = (ROOT/source).read_text(encoding='utf-8')
-        return dest.write_text(site_links(text, source, proc), encoding='utf-8')
+        text = site_links((ROOT/source).read_text(encoding='utf-8'), source)
+        text = re.sub(r'^# .+\n', lambda m: f'{m[0]}\n{way(source)}\n', text, count=1)
+        return dest.write_text(text, encoding='utf-8')
     nb = read_nb(ROOT/source)
     NBProcessor(nb=nb, procs=STEPS).process()
     nb.cells[0].source = re.sub(r'output-file:.*\n', '', nb.cells[0].source)  # it is named already
+    words = head(ROOT/source)[0]
     for cell in nb.cells:
-        if cell.cell_type == 'markdown': cell.source = site_links(cell.source, source, proc)
+        if cell.cell_type == 'markdown':
+            words = said(cell.source) or words
+            cell.source = site_links(cell.source, source)
         if 'outputs' in cell: cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']  # progress bars
+        describe(cell, words)
         for data in (o['data'] for o in cell.get('outputs', []) if 'data' in o):
-            if md := data.get('text/markdown'): data['text/markdown'] = site_links(''.join(md), source, proc)
+            if md := data.get('text/markdown'): data['text/markdown'] = site_links(''.join(md), source)
             if svg := data.get('image/svg+xml'): data['image/svg+xml'] = picture_links(''.join(svg), source)
+    nb.cells.insert(1, mk_cell(way(source), 'markdown'))
     write_nb(nb, dest)
 
 
-def draw_formulas(page):
-    "Put drawn formulas where smalldocs leaves TeX to a script from the web."
-    def draw(m):
-        tex = html.unescape(m[2])
-        formula = ziamath.Latex(tex, size=19, color='currentColor', inline=m[1] == 'inline')
-        attributes = (f'class="math {m[1]}" role="img" aria-label="{html.escape(tex)}" '
-                      f'style="vertical-align: {formula.getyofst():.1f}px"')
-        return f'<span {attributes}>{formula.svg()}</span>'
+# -- after smalldocs, which leaves formulas and search to be loaded
+
+def drawn(m):
+    "A formula as a picture, in the place of TeX."
+    tex = html.unescape(m[2])
+    formula = ziamath.Latex(tex, size=19, color='currentColor', inline=m[1] == 'inline')
+    attributes = (f'class="math {m[1]}" role="img" aria-label="{html.escape(tex)}" '
+                  f'style="vertical-align: {formula.getyofst():.1f}px"')
+    return f'<span {attributes}>{formula.svg()}</span>'
+
+
+# what a page's parts are called for those who hear it
+NAMED = {
+    '<nav class="navbar': 'Site', '<nav class="quarto-secondary-nav"': 'Menu', '<nav class="page-navigation"': 'Next',
+    '<nav id="quarto-sidebar"': 'Pages', '<nav id="TOC"': 'On this page'}
+
+
+def finish(page):
+    "Draw the formulas of a page, make its search one that needs no server, and its menus ones that need no mouse."
     text = page.read_text(encoding='utf-8')
-    text = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', draw, text, flags=re.S)
-    text = re.sub(r'<link[^>]*katex[^>]*>|<script[^>]*katex[^>]*></script>', '', text)
-    page.write_text(text, encoding='utf-8')
+    text = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', drawn, text, flags=re.S)
+    text = re.sub(r'<link[^>]*katex[^>]*>|<script[^>]*(katex|fuse)[^>]*></script>', '', text)
+    text = text.replace('class="smalldocs-search"', 'class="site-search" role="search"')
+    text = text.replace('class="smalldocs-search-results dropdown-menu"',
+                        'class="smalldocs-search-results dropdown-menu" role="status"')
+    text = re.sub(r'(data-bs-toggle="collapse"[^>]*) role="navigation"', r'\1 role="button" tabindex="0"', text)
+    for nav, name in NAMED.items(): text = text.replace(nav, nav.replace('<nav', f'<nav aria-label="{name}"'))
+    up = '../' * (len(page.relative_to(PROC/'_docs').parts) - 1)
+    script = f'<script src="{up}static/search.js" data-top="{up}"></script>'
+    page.write_text(text.replace('</body>', f'{script}</body>'), encoding='utf-8')
 
 
-def site():
-    "Process everything into _proc/, render that, and put the result in the place of _docs/ when it is whole."
-    proc, docs = ROOT/'_proc', ROOT/'_docs'
-    shutil.rmtree(proc, ignore_errors=True)
-    shutil.copytree(ROOT/'nbs', proc, ignore=shutil.ignore_patterns('*.ipynb', '.*'))
-    (proc/'sidebar.yml').write_text(re.sub(r'\S+\.ipynb', lambda m: site_path(m[0]), sidebar()), encoding='utf-8')
-    for source in sources(): add_page(source, proc)
-    if quarto := shutil.which('quarto'): subprocess.run([quarto, 'render', proc], check=True)
+def search_index(docs):
+    "Make what is searched a script, which a page may also load from a file."
+    found = docs/'search.json'
+    places = [[e['href'], e['title'], e['section'], e['text']] for e in json.loads(found.read_text(encoding='utf-8'))]
+    script = f'searchIndex = {json.dumps(places, ensure_ascii=False)}\n'
+    (docs/'search-index.js').write_text(script, encoding='utf-8')
+    found.unlink()
+    shutil.rmtree(docs/'site_libs'/'fuse')
+
+
+# -- the whole site
+
+def render():
+    "Make pages of what is in `_proc/`."
+    if quarto := shutil.which('quarto'): subprocess.run([quarto, 'render', PROC], check=True)
     else:
-        subprocess.run([sys.executable, '-m', 'smalldocs.cli', 'render', '--strict', proc], check=True)
-        for page in (proc/'_docs').rglob('*.html'): draw_formulas(page)
-    shutil.rmtree(docs, ignore_errors=True)
-    os.replace(proc/'_docs', docs)
-    print('the site is in _docs/; its search needs a server: python -m http.server -d _docs')
+        subprocess.run([sys.executable, '-m', 'smalldocs.cli', 'render', '--strict', PROC], check=True)
+        for page in (PROC/'_docs').rglob('*.html'): finish(page)
+        search_index(PROC/'_docs')
+    for folder, there in STATIC.items():
+        if (ROOT/folder).is_dir(): shutil.copytree(ROOT/folder, PROC/'_docs'/there, dirs_exist_ok=True)
 
 
-if __name__ == '__main__': site()
+def site(changed=None):
+    "Process everything, or the sources that have changed, render that, and put the result in the place of `_docs/`."
+    if changed is None or not set(changed) <= set(sources()):
+        shutil.rmtree(PROC, ignore_errors=True)
+        shutil.copytree(ROOT/'nbs', PROC, ignore=shutil.ignore_patterns('*.ipynb', '.*'))
+        contents = re.sub(r'\S+\.(ipynb|md)', lambda m: site_path(m[0]), sidebar())
+        (PROC/'sidebar.yml').write_text(contents, encoding='utf-8')
+        changed = sources()
+    for source in changed: add_page(source)
+    render()
+    shutil.rmtree(DOCS, ignore_errors=True)
+    os.replace(PROC/'_docs', DOCS)
+    print('the site is in _docs/: open _docs/index.html')
+
+
+# -- preview
+
+def stamps():
+    "When each file that the site is made of was last written."
+    parts = [*map(ROOT.joinpath, sources()), *ROOT.glob('nbs/[!_.]*.*'), *ROOT.glob('nbs/_quarto.yml'),
+             *ROOT.glob('figures/*/*'), *(p for folder in STATIC for p in (ROOT/folder).rglob('*'))]
+    return {p.relative_to(ROOT).as_posix(): p.stat().st_mtime for p in parts if p.is_file()}
+
+
+def preview(port=4200):
+    "Serve the site, and build what has changed whenever something does, until Ctrl-C."
+    server = ThreadingHTTPServer(('127.0.0.1', port), partial(SimpleHTTPRequestHandler, directory=DOCS))
+    Thread(target=server.serve_forever, daemon=True).start()
+    print(f'http://127.0.0.1:{port}; Ctrl-C ends it')
+    seen = stamps()
+    while True:
+        time.sleep(.5)
+        sources.cache_clear()
+        now = stamps()
+        if now == seen: continue
+        try: site(sorted(path for path in {*seen, *now} if seen.get(path) != now.get(path)))
+        except Exception as e: print(f'not built: {e}', file=sys.stderr)  # a notebook that is half written
+        seen = now
+
+
+if __name__ == '__main__':
+    site()
+    if sys.argv[1:] == ['--preview']:
+        try: preview()
+        except KeyboardInterrupt: print()

@@ -100,7 +100,7 @@ def flow():
     style = ' '.join(f'.flow {rule}' for rule in STYLE)  # by its class: a page holds other pictures
     head = '<path d="M 0 0 L 7 3.5 L 0 7 z" style="fill: #555; stroke: none"/>'
     return '\n'.join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="flow" role="img" viewBox="0 0 {width} {height}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="flow" role="group" viewBox="0 0 {width} {height}" '
         f'width="{width}" style="max-width: 100%; height: auto">',
         '<title>How stories become a figure</title>',
         f'<style>{style}</style>',
