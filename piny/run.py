@@ -24,11 +24,12 @@ from .evaluation import Evaluation, subset_size
 from .machine import (best_device, circumstances, decide, loss_scaler, peak_memory,
                           reset_peak_memory)
 from .ranks import Ranks
-from .files import lock_of, make_folder, read_json, whole_file, write_text
+from .files import lock_of, make_folder, read_json, whole_file, write_text, written_whole
 from .loop import Progress, train
 from .model import BLOCKS, Transformer, flops_per_token, n_params
 from .optimizer import make_optimizer
 from .record import FREE, must_agree, read_record, run_key, settings, write_record
+from .weights import write_model
 
 # %% ../nbs/36_run.ipynb #8cc815bf
 def check(model_cfg:ModelConfig, cfg:TrainConfig, data:Dataset, ranks:Ranks=Ranks()):
@@ -238,13 +239,17 @@ def outcome(run:Run)->dict: # plain values
                 ranks=run.ranks.size)
 
 def finish(run:Run,
-           about:dict, # more fields for the record
-          )->dict:     # the record
-    "Write the record."
+           about:dict,      # more fields for the record
+           half:bool=False, # whether the weights are kept, too
+          )->dict:          # the record
+    "Write what is kept of the weights, and then the record."
     run.at.elapsed = time.perf_counter() - run.began
     record = about | outcome(run)
     if run.ranks.first:
         write_metrics(run)
+        if half:
+            with written_whole(run.folder/'model') as part:
+                write_model(part, run.model, run.data.tokenizer, torch.float16)
         write_record(run.folder, record)
     return record
 
@@ -260,6 +265,7 @@ def run(model_cfg:ModelConfig,
         on_step:Callable[[Progress], bool]=lambda at: False, # called after each step; whether to stop
         init:dict|None=None,  # from `initial`: the weights to start from
         order:dict|None=None, # what was asked for, kept as run.json before the first step
+        half:bool=False,      # whether `model/` gets the final weights in half precision
        )->tuple[Transformer, dict|None]: # the trained model; the record, None if it was stopped
     "Train a model and leave a record; ValueError for what does not fit, OSError for what cannot be written."
     folder = Path(folder)
@@ -276,7 +282,7 @@ def run(model_cfg:ModelConfig,
             is_due = save_every and now.at.step % save_every == 0
             if keep and (result or stopping or is_due): store(now, bool(result), keep)
             if stopping: return now.model, None
-        return now.model, finish(now, about)
+        return now.model, finish(now, about, half)
 
 def prepare_folder(run:Run, about:dict, order:dict|None, keep:int):
     "Make the folder ready for a run; ValueError if a record could not be written."

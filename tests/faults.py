@@ -112,11 +112,12 @@ def study(args):
     from piny.record import load_records
     from piny.study import begin, jobs, record_of
     from piny.sweep import clear, work
-    asked = Study(corpus=str(repo/'tales.txt'), study='tales', seeds=1, steps=4, precision='fp32', compile='no')
+    asked = Study(corpus=str(repo/'tales.txt'), study='tales', seeds=1, steps=4, lr=.01,
+                  precision='fp32', compile='no')
     begin(asked)
     todo = jobs(asked, 'norm')
     clear(todo)
-    work(todo, asked.data, asked.splits[1], dict(study='tales', corpus='tales.txt', preset='quick'))
+    work(asked, ['norm'])
     if not all(map(record_of, todo)): sys.exit(1)
     draw_study(load_records(asked.folder('results')), repo/'results'/'drawn')
 

@@ -10,12 +10,12 @@ from piny.record import load_records
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED = 'started seconds tokens_per_second peak_memory_bytes'.split() # all else has to repeat
 ABLATE = [sys.executable, '-c', 'from piny.commands.ablate import ablate; ablate()']
-TALES = 'norm --corpus tales.txt --steps 10 --seeds 2 --workers 2 --study tales'.split()
+TALES = 'norm --corpus tales.txt --steps 10 --lr 0.01 --seeds 2 --workers 2 --study tales'.split()
 # what piny_ablate does, without the notebook and the figures
 SWEEP = [sys.executable, '-c', """if __name__ == '__main__':
     from piny.plan import Study
     from piny.sweep import failures, sweep
-    study = Study(corpus='tales.txt', steps=10, seeds=2, workers=2, study='tales')
+    study = Study(corpus='tales.txt', steps=10, lr=.01, seeds=2, workers=2, study='tales')
     raise SystemExit(failures(sweep(study, ['norm'])) or None)"""]
 SEEDS = dict(baseline=range(6), layernorm=range(2), no_norm=range(2), again=range(2_000, 2_002))
 RUNS = {(variant, seed) for variant, seeds in SEEDS.items() for seed in seeds}

@@ -56,7 +56,7 @@ def asked(given:dict # what `Command.given` returns
     return as_planned(study, given), questions
 
 def as_planned(study:Study, given:dict)->Study:
-    "The study with what its plan says of seeds, rates and margin, where nothing else was typed."
+    "The study with what its plan says of seeds, learning rates and margin, where nothing else was typed."
     path = study.folder('results')/'plan.json'
     more = given.get('more_seeds', 0)
     if more < 0: raise ValueError(f'--more-seeds is {more}; it has to be at least 0')
@@ -65,8 +65,8 @@ def as_planned(study:Study, given:dict)->Study:
         return study
     plan = read_json(path)
     seeds = whole(plan)['seeds']
-    planned = dict(seeds=seeds, rates=plan['rates'], margin=plan['margin'])
-    study = replace(study, **{name: value for name, value in planned.items() if name not in given})
+    planned = dict(seeds=seeds, rates=plan['rates'], lr=plan['lr'], margin=plan['margin'])
+    study = replace(study, study=study.name, **{name: value for name, value in planned.items() if name not in given})
     return replace(study, seeds=seeds + more) if more else study
 
 # %% ../../nbs/commands/ablate.ipynb #2237802f
@@ -92,16 +92,16 @@ def dry_run(study:Study, questions:list[str])->str:
     from piny.model import flops_per_token
     changes = {v: change for question in questions for v, change in variants_of(question).items()}
     runs = {v: len(seeds_of(v, study.seeds)) for v in [*changes, 'again']}
-    search = study.rates * RATE_SEEDS # of each variant
-    n_search = search * len(changes)
+    search = {v: study.points * RATE_SEEDS for v in changes if not study.known_rate(v)}
     tokens = flops = 0
     for v, n in runs.items():
         cfg = variant(study.base, changes.get(v, {}))
         its = cfg.train.steps * cfg.train.batch_size * cfg.model.max_seq_len
-        its *= n + (search if v in changes else 0)
+        its *= n + search.get(v, 0)
         tokens += its
         flops += its * flops_per_token(cfg.model)
     half, visible = reach([v for v in changes if v != 'baseline'], study.seeds)
+    n_search = sum(search.values())
     lines = [f'{study.name}: {sum(runs.values()) + n_search} runs',
              f'  {sum(runs.values()) - runs["again"]} for verdicts, {runs["again"]} of the baseline again, '
              f'{n_search} or more to find learning rates',
@@ -111,7 +111,7 @@ def dry_run(study:Study, questions:list[str])->str:
               f'smallest difference seen in 8 of 10 studies {visible:.4f}']
     if half >= study.margin:
         lines += [f'out of reach: equal within ±{study.margin:g}, which needs more seeds']
-    if not study.rates: lines += ['one learning rate for all variants: a verdict holds at that rate']
+    if not study.points: lines += ['one learning rate for all variants: a verdict holds at that rate']
     return '\n'.join(lines)
 
 # %% ../../nbs/commands/ablate.ipynb #50feb033
