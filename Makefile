@@ -13,7 +13,7 @@ figures: $(READY) ## train every variant on the built-in corpus and draw the fig
 
 test: $(READY) ## run the tests of the notebooks, then those in tests/
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --do_print
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs
 
 bench: $(READY) ## measure piny beside its peers, and keep the table in results/benchmark
 	$(BIN)/python -m piny.benchmark

@@ -3,7 +3,7 @@
 python tools/docs.py             # once
 python tools/docs.py --preview   # and again whenever something changes, served at http://127.0.0.1:4200
 """
-import html, json, os, posixpath, re, shutil, subprocess, sys, time
+import base64, hashlib, html, json, os, posixpath, re, shutil, struct, subprocess, sys, time
 from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -13,9 +13,10 @@ from contents import ROOT, head, pages, sidebar
 from execnb.nbio import mk_cell, read_nb, write_nb
 from links import LINK, SVG_LINK, on_the_web, target
 from nbdev.config import get_config
+from nbdev.doclinks import NbdevLookup
 from nbdev.frontmatter import FrontmatterProc
 from nbdev.process import NBProcessor, Processor
-from nbdev.processors import (add_links, clean_magics, filter_stream_, hide_, hide_line, populate_language, rm_export,
+from nbdev.processors import (clean_magics, filter_stream_, hide_, hide_line, populate_language, rm_export,
                               rm_header_dash, strip_ansi, strip_hidden_metadata)
 
 PROC, DOCS = ROOT/'_proc', ROOT/'_docs'
@@ -117,9 +118,20 @@ class headings(Processor):
         self.nb.cells = cells
 
 
+def link_names(cell):
+    "Link names in backquotes to where they are defined, but for those that are part of a link already."
+    if cell.cell_type != 'markdown': return
+    own = []
+    def keep(m):
+        own.append(m[0])
+        return f'\0{len(own) - 1}\0'
+    linked = NbdevLookup().linkify(re.sub(r'\[[^]\n]*\]\([^)\n]*\)', keep, cell.source)) or ''
+    cell.source = re.sub(r'\0(\d+)\0', lambda m: own[int(m[1])], linked)
+
+
 # nbdev's own steps, without those that run a notebook to say in a table what its source says beside it
 STEPS = [FrontmatterProc, populate_language, headings, strip_ansi, hide_line, filter_stream_,
-         rm_header_dash, rm_export, clean_magics, hide_, add_links, strip_hidden_metadata]
+         rm_header_dash, rm_export, clean_magics, hide_, link_names, strip_hidden_metadata]
 
 
 def said(markdown):
@@ -177,6 +189,15 @@ def drawn(m):
     return f'<span {attributes}>{formula.svg()}</span>'
 
 
+def lazy(m, folder, up):
+    "A picture of a page as a file, which is fetched when it comes into sight."
+    kind, data = m[1], base64.b64decode(m[2])
+    name = f'{hashlib.sha256(data).hexdigest()[:16]}.{kind}'
+    (folder/name).write_bytes(data)
+    size = ' width="{}" height="{}"'.format(*struct.unpack('>II', data[16:24])) if kind == 'png' else ''
+    return f'src="{up}pictures/{name}"{size} loading="lazy"'
+
+
 # what a page's parts are called for those who hear it
 NAMED = {
     '<nav class="navbar': 'Site', '<nav class="quarto-secondary-nav"': 'Menu', '<nav class="page-navigation"': 'Next',
@@ -184,7 +205,8 @@ NAMED = {
 
 
 def finish(page):
-    "Draw the formulas of a page, make its search one that needs no server, and its menus ones that need no mouse."
+    "Draw a page's formulas, make it light, its search one that needs no server, and its menus ones that need no mouse."
+    up = '../' * (len(page.relative_to(PROC/'_docs').parts) - 1)
     text = page.read_text(encoding='utf-8')
     text = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', drawn, text, flags=re.S)
     text = re.sub(r'<link[^>]*katex[^>]*>|<script[^>]*(katex|fuse)[^>]*></script>', '', text)
@@ -193,7 +215,10 @@ def finish(page):
                         'class="smalldocs-search-results dropdown-menu" role="status"')
     text = re.sub(r'(data-bs-toggle="collapse"[^>]*) role="navigation"', r'\1 role="button" tabindex="0"', text)
     for nav, name in NAMED.items(): text = text.replace(nav, nav.replace('<nav', f'<nav aria-label="{name}"'))
-    up = '../' * (len(page.relative_to(PROC/'_docs').parts) - 1)
+    pictures = PROC/'_docs'/'pictures'
+    pictures.mkdir(exist_ok=True)
+    text = re.sub(r'src="data:image/(png|jpeg);base64,([^"]+)"', partial(lazy, folder=pictures, up=up), text)
+    text = text.replace('site_libs/bootstrap-icons/bootstrap-icons.min.css', 'static/icons.css')
     script = f'<script src="{up}static/search.js" data-top="{up}"></script>'
     page.write_text(text.replace('</body>', f'{script}</body>'), encoding='utf-8')
 
@@ -205,7 +230,7 @@ def search_index(docs):
     script = f'searchIndex = {json.dumps(places, ensure_ascii=False)}\n'
     (docs/'search-index.js').write_text(script, encoding='utf-8')
     found.unlink()
-    shutil.rmtree(docs/'site_libs'/'fuse')
+    for library in ('fuse', 'bootstrap-icons'): shutil.rmtree(docs/'site_libs'/library)
 
 
 # -- the whole site

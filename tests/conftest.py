@@ -1,0 +1,38 @@
+"What several tests share: the docs site, built once from a copy of the repository."
+import os, shutil, subprocess, sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = 'nbs ablations piny figures settings.ini tools CONTRIBUTING.md CHANGELOG.md'.split()
+
+
+def build(root):
+    "Build the site of a copy, as where Quarto is not installed."
+    without_quarto = [p for p in os.environ['PATH'].split(os.pathsep) if not (Path(p)/'quarto').exists()]
+    env = dict(os.environ, PATH=os.pathsep.join(without_quarto), PYTHONPATH=str(root), OMP_NUM_THREADS='1')
+    return subprocess.run([sys.executable, 'tools/docs.py'], cwd=root, env=env, capture_output=True, text=True)
+
+
+@pytest.fixture(scope='session')
+def root(tmp_path_factory):
+    "A copy of what the site is made of, with a study that has a figure and no results."
+    root = tmp_path_factory.mktemp('docs')
+    for part in PARTS:
+        if (ROOT/part).is_dir():
+            shutil.copytree(ROOT/part, root/part, ignore=shutil.ignore_patterns('.*', '__pycache__'))
+        else:
+            shutil.copy(ROOT/part, root/part)
+    (root/'figures'/'scratch').mkdir()
+    (root/'figures'/'scratch'/'position.svg').write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    return root
+
+
+@pytest.fixture(scope='session')
+def site(root):
+    "The built site's folder."
+    done = build(root)
+    assert done.returncode == 0, done.stderr
+    assert 'open _docs/index.html' in done.stdout
+    return root/'_docs'
