@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['sentence', 'difference', 'in_words', 'all_declared', 'compared_all', 'Findings', 'all_findings', 'not_run',
-           'overview', 'again', 'verdicts', 'draw_study']
+           'overview', 'verdicts', 'draw_study']
 
 # %% ../nbs/59_findings.ipynb #21a03690
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
 import pandas as pd
 from .ablation import QUESTIONS
 from .config import choose
 from .figures import draw_overview, draw_question
-from .panels import display_name
-from .comparison import by_variant, compare, finished, seed_list, signed
-from .statistics import MARGIN, Comparison, verdict, welch
+from .panels import NOISE, display_name
+from .comparison import again, at_shared_rate, by_variant, compare, finished, seed_list, signed
+from .rates import draw_rates, rate_words, searches
+from .statistics import MARGIN, Comparison
 from .style import save_figure
 
 # %% ../nbs/59_findings.ipynb #f82c403d
@@ -38,7 +39,20 @@ def sentence(c:Comparison)->str: # Markdown
         parts.append(f'The interval allows up to {worst} or {best}; eight of ten such '
                      f'studies would see a difference of {c.visible:.4f}.')
     if c.own_spread: parts.append('Its seeds differ more than those of the others.')
+    if np.isfinite(c.shared):
+        parts.append(f'At one learning rate for both, that of the baseline, it would have been '
+                     f'{signed(c.shared)} (two seeds, no verdict).')
+    elif c.shared == np.inf: parts.append('At the learning rate of the baseline it diverged.')
+    if c.later:
+        parts.append(f'With the seeds that were added after a look, {c.later.n_runs} in all: '
+                     f'{c.later.verdict}, {signed(c.later.mean)}, interval {signed(c.later.low)} to '
+                     f'{signed(c.later.high)}.')
     return ' '.join(parts)
+
+def _noise(c:Comparison)->str:
+    "What the baseline with other seeds seems to be worth."
+    return (f'The baseline with {c.n_runs} other seeds came to {signed(c.mean)} against itself, interval '
+            f'{signed(c.low)} to {signed(c.high)} ({c.verdict}): so much is luck alone.')
 
 # %% ../nbs/59_findings.ipynb #bbfcf479
 def _first(runs:dict)->dict: return next(iter(runs.values()))
@@ -92,6 +106,10 @@ def _conditions(runs:dict, n:int)->str:
             f'{rates} It speaks of other seeds on this corpus, at this size and budget, and of nothing else.')
 
 # %% ../nbs/59_findings.ipynb #8399a3e5
+def _line(group:str, c:Comparison)->str:
+    said = f'{group:12} {display_name(c.variant):18} {difference(c):29} {c.verdict}'
+    return said + (f' (all {c.later.n_runs} seeds: {c.later.verdict})' if c.later else '')
+
 def all_declared()->dict[str, dict]: # variant to what differs
     "The variants of all questions."
     return {v: change for variants in QUESTIONS.values() for v, change in variants.items()}
@@ -100,7 +118,9 @@ def compared_all(records:list)->dict[str, Comparison]: # by variant
     "Every variant of a study against the baseline."
     planned = max(r.get('family', 0) for r in records)
     margin = max(r.get('margin', MARGIN) for r in records)
-    return compare(by_variant(records, all_declared()), planned, margin)
+    shared = at_shared_rate(records)
+    found = compare(by_variant(records, all_declared()), planned, margin)
+    return {v: replace(c, shared=shared.get(v, np.nan)) for v, c in found.items()}
 
 @dataclass
 class Findings:
@@ -116,9 +136,15 @@ class Findings:
         self.family = len(everything)                                # comparisons of the study
         self.comparisons = {v: everything[v] for v in self.runs if v in everything}
         self.not_run = [v for v in self.declared if v not in self.runs]
+        self.again = again(self.records, max(r.get('margin', MARGIN) for r in self.records))
 
     @property
     def _target(self)->int: return _first(self.runs['baseline'])['n_params']
+
+    @property
+    def _searches(self)->dict:
+        "Of this question's variants and the baseline."
+        return {v: its for v, its in searches(self.records).items() if v in ('baseline', *self.declared)}
 
     @property
     def plan(self)->pd.DataFrame:
@@ -130,7 +156,11 @@ class Findings:
     def figure(self): # matplotlib `Figure`
         "Validation curves above the differences to the baseline."
         missing = in_words(map(display_name, self.not_run))
-        return draw_question(self.question, self.runs, self.comparisons, missing)
+        return draw_question(self.question, self.runs, self.comparisons, missing, again=self.again)
+
+    def rates_figure(self): # matplotlib `Figure`; None in a study without a grid
+        "Loss over learning rate, for the baseline and each variant."
+        return draw_rates(self.records, {self.question: self.declared})
 
     def table(self)->pd.DataFrame:
         "Size, cost, loss, difference and verdict of each variant, the baseline first."
@@ -143,6 +173,8 @@ class Findings:
         parts = []
         if self.comparisons:
             parts.append('\n'.join(f'- {sentence(c)}' for c in self.comparisons.values()))
+            if self.again: parts.append(_noise(self.again))
+            if said := rate_words(self._searches): parts.append(said)
             parts.append(_conditions(self.runs, self.family))
         missing = in_words(f'`{v}`' for v in self.not_run)
         if missing: parts.append(missing.replace('not', 'Not', 1) + '.')
@@ -150,8 +182,7 @@ class Findings:
 
     def lines(self)->list[str]:
         "For a terminal, a line for each variant: difference in bits per byte, interval, verdict."
-        return [f'{self.question:12} {display_name(v):18} {difference(c):29} {c.verdict}'
-                for v, c in self.comparisons.items()]
+        return [_line(self.question, c) for c in self.comparisons.values()]
 
 # %% ../nbs/59_findings.ipynb #4287d113
 def all_findings(records:list # dicts as in record.json, of one study
@@ -174,22 +205,17 @@ def overview(records:list # dicts as in record.json, of one study
     if not found: raise ValueError('no variant has run, the baseline alone')
     runs = {v: its for findings in found.values() for v, its in findings.runs.items()}
     groups = {question: findings.comparisons for question, findings in found.items()}
-    return draw_overview(runs, groups, not_run(records))
-
-def again(records:list)->str:
-    "The baseline beside itself with other seeds, which shows what noise looks like; '' if it has not run."
-    def losses(role):
-        runs = (r for r in records if r['variant'] in ('baseline', 'again') and r.get('role', 'verdict') == role)
-        return [r['val_bpb'] for r in runs if finished(r)]
-    if min(len(losses('again')), len(losses('verdict'))) < 2: return ''
-    mean, low, high = welch(losses('again'), losses('verdict'))
-    return f'{"noise":12} {"baseline again":18} {signed(mean)} [{signed(low)}, {signed(high)}]    {verdict(low, high)}'
+    noise = next(iter(found.values())).again
+    return draw_overview(runs, groups, not_run(records), again=noise)
 
 def verdicts(records:list # dicts as in record.json, of one study
             )->str:
     "A line for each variant that has run, and one that lists those that have not."
-    lines = [line for findings in all_findings(records).values() for line in findings.lines()]
-    return '\n'.join([*lines, again(records), not_run(records)]).strip()
+    found = all_findings(records)
+    lines = [line for findings in found.values() for line in findings.lines()]
+    noise = next((findings.again for findings in found.values()), None)
+    if noise: lines.append(_line(NOISE, noise))
+    return '\n'.join([*lines, not_run(records)]).strip()
 
 def draw_study(records:list, # dicts as in record.json with their `metrics`, of one study
                folder:Path,  # the study's, in figures/
@@ -197,5 +223,6 @@ def draw_study(records:list, # dicts as in record.json with their `metrics`, of 
     "A figure for each question of which something has run, and the overview; ValueError if nothing has."
     figures = dict(overview=overview(records))
     for question, found in all_findings(records).items(): figures[question] = found.figure()
-    saved = [save_figure(figure, Path(folder)/name) for name, figure in figures.items()]
+    figures['rates'] = draw_rates(records, QUESTIONS)
+    saved = [save_figure(figure, Path(folder)/name) for name, figure in figures.items() if figure]
     return [path for paths in saved for path in paths]

@@ -105,8 +105,8 @@ def fields_of(study:Study)->dict: # plain values
     "What all records of a study say of it."
     plan = plan_on_file(study)
     return dict(study=study.name, corpus=Path(study.corpus).name, preset=study.preset,
-                plan=plan_hash(plan), own_rate=bool(study.points), margin=study.margin,
-                family=len(whole(plan)['variants']))
+                plan=plan_hash(plan), planned_seeds=plan['seeds'], own_rate=bool(study.points),
+                margin=study.margin, family=len(whole(plan)['variants']))
 
 def work(study:Study, questions:list[str], # as in the plan
         )->list[Job]:                      # the runs that were made here

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPREAD', 'PAPERMILL', 'STAYS', 'notebook', 'command_line', 'asked', 'as_planned', 'reach', 'dry_run', 'execute',
-           'ablate', 'how_far', 'report', 'draw']
+           'ablate', 'how_far', 'report', 'draw', 'found_study']
 
 # %% ../../nbs/commands/ablate.ipynb #41b80ffa
 import json, os, signal, subprocess, sys
@@ -194,9 +194,23 @@ def draw(args:Sequence[str]|None=None): # words of the command line; None: this 
     command = Command('piny_draw', 'Redraw the figures of a study from its records; '
                                    'nothing is trained.')
     command.add_argument('study', help='a folder in results/, as in tinystories-small')
-    name = command.given(args)['study']
+    command.add_argument('--csv', action='store_true', help='print a row for each run, and draw nothing')
+    given = command.given(args)
     with command.answers():
         with extra('ablate'): from piny.findings import draw_study
+        name = found_study(given['study'])
+        from piny.comparison import record_table
         from piny.record import load_records
         records = load_records(find_root()/'results'/name)
+        if given['csv']: return print(record_table(records).to_csv(index=False), end='')
         for path in draw_study(records, find_root()/'figures'/name): print(path)
+
+def found_study(given:str # its name, or its folder in results/
+               )->str:
+    "The name of a study that has runs; ValueError that lists those that have."
+    results = find_root()/'results'
+    there = sorted({path.parent.parent.name for path in results.glob('*/*/record.json')})
+    name = Path(given).name
+    if name in there: return name
+    raise ValueError(f'no finished run in {results/name}; there are studies '
+                     f'{", ".join(there) or "in no folder there"}')
