@@ -15,7 +15,7 @@ test: $(READY) ## run the tests of the notebooks, then those in tests/
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --do_print
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs
 
-bench: $(READY) ## measure piny beside its peers, and keep the table in results/benchmark
+bench: $(READY) ## measure piny beside its peers, and keep tables and figures: a quarter of an hour
 	$(BIN)/python -m piny.benchmark
 
 docs: $(READY) ## build the site into _docs/

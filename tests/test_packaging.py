@@ -102,9 +102,9 @@ def test_the_model_is_installed_and_small(wheel):
 
 # modules that need an extra to be imported; all others need nothing more, or when they are used
 NEEDS = dict(
-    ablate='style statistics comparison panels figures findings study sweep',
-    quality='quality',
-    dev='benchmark')
+    ablate='style statistics comparison panels rates figures findings study sweep growth waiting '
+           'benchmark',
+    quality='quality')
 
 
 def modules():
