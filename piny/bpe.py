@@ -27,7 +27,9 @@ def special_pattern(special:Iterable[str])->regex.Pattern|None: # None: there ar
     names = sorted(special, key=len, reverse=True)
     return regex.compile(f'({"|".join(map(regex.escape, names))})') if names else None
 
-def parts_of(text:str, found:regex.Pattern|None)->list[str]: # those at odd places are special
+def parts_of(text:str,
+             found:regex.Pattern|None # from `special_pattern`
+            )->list[str]:             # those at odd places are special
     "A text in parts: text and special pieces by turns."
     return found.split(text) if found else [text]
 

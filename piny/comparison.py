@@ -172,6 +172,7 @@ def seed_list(seeds)->str:
     if len(s) > 3 and s == list(range(s[0], s[-1] + 1)): return f'seeds {s[0]} to {s[-1]}'
     return f"seed{'s' * (len(s) > 1)} {', '.join(map(str, s))}"
 
-def signed(x:float)->str:
+def signed(x:float # a difference
+          )->str:
     "Four decimals with sign and a real minus: '+0.0210', '−0.0031'."
     return f'{round(x, 4) + 0.:+.4f}'.replace('-', '−')

@@ -300,7 +300,9 @@ def is_free(folder:Path, key:str)->bool:
     if not folder.is_dir() or not all(map(OURS.fullmatch, os.listdir(folder))): return False
     return key_in(folder) in (key, None)
 
-def finished(root:Path, key:str, check:bool)->Iterator[Dataset]:
+def finished(root:Path, key:str,
+             check:bool # whether every byte is read and compared with its fingerprint
+            )->Iterator[Dataset]:
     "All undamaged data of that key, whatever its name."
     for path in sorted(root.glob('[!.]*/meta.json')):
         if key_in(path.parent) != key: continue

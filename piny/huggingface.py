@@ -98,7 +98,8 @@ def marks_of(tok:Tokenizer|ByteTokenizer)->tuple[str, str, str]:
     if isinstance(tok, Tokenizer): return SPECIAL
     return (tok.vocab[tok.bos_id].decode(),) * 3
 
-def marked(fast, tok:Tokenizer|ByteTokenizer): # `fast`, a `tokenizers.Tokenizer`
+def marked(fast, # a `tokenizers.Tokenizer`
+           tok:Tokenizer|ByteTokenizer):
     "The tokenizer, with its special pieces, of which one begins every text."
     import tokenizers
     _, bos, _ = marks_of(tok)

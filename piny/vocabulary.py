@@ -129,7 +129,8 @@ class CutTokenizer:
     def __reduce__(self): return CutTokenizer, (self.of, self.kept)
     def __repr__(self): return f'CutTokenizer({self.vocab_size:,} pieces of {self.of}, {self.fingerprint[:12]})'
 
-def check_kept(of:AnyTokenizer, kept:np.ndarray):
+def check_kept(of:AnyTokenizer, # the whole tokenizer
+               kept:np.ndarray):
     "Nothing; ValueError for ids that no cut can have."
     if not kept.size or kept[0] < 0 or kept[-1] >= of.vocab_size or (np.diff(kept) <= 0).any():
         raise ValueError(f'what is kept is not a rising row of ids below {of.vocab_size:,}')

@@ -1,5 +1,5 @@
 "The docs site, built from a copy of the repository: complete, without dead links, and readable without the network."
-import json, re
+import json, re, sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -8,6 +8,11 @@ import pytest
 from conftest import build
 
 ROOT = Path(__file__).resolve().parent.parent
+MODULES = [p for p in sorted((ROOT/'piny').glob('**/*.py')) if not p.stem.startswith('_')]
+
+sys.path.append(str(ROOT/'tools'))
+import reference  # noqa: E402, of tools/
+
 
 class Page(HTMLParser):
     "What a page links to, loads, and offers as an anchor."
@@ -123,3 +128,46 @@ def test_a_site_that_cannot_be_built_leaves_the_old_one(root, site):
         page.write_text(whole, encoding='utf-8')
     assert done.returncode != 0
     assert (site/'index.html').is_file()
+
+
+# -- the reference
+
+def test_of_every_parameter_it_is_said_what_it_is():
+    found = {p.name: list(reference.unexplained(p.read_text(encoding='utf-8'))) for p in MODULES}
+    assert not {name: params for name, params in found.items() if params}
+
+
+SOURCE = '''
+def shout(word, times:int, # how often
+          mood # to no end
+          # and without reason
+         )->str: # loud
+    "Say `word`; ValueError for none."
+
+@dataclass
+class Cat:
+    "A pet."
+    fur:str='red' # its colour
+    def purr(self, seconds): "Make a noise."
+
+class Dog(Cat):
+    def __init__(self, size:float): # in meters
+        "Nothing."
+'''
+
+
+def test_parameters_have_the_words_beside_them():
+    shout, cat, dog = reference.names(SOURCE)
+    assert [p.what for p in shout.params] == ['', 'how often', 'to no end and without reason']
+    assert shout.returns == ('str', 'loud')
+    assert [(p.name, p.type, p.default, p.what) for p in cat.params] == [('fur', 'str', "'red'", 'its colour')]
+    assert [m.name for m in cat.methods] == ['purr']
+    assert [p.what for p in dog.params] == ['in meters']
+    assert list(reference.unexplained(SOURCE.replace('# its colour', ''))) == ['Cat(fur)']
+
+
+def test_the_reference_has_every_public_name(site, pages):
+    shown = ''.join(pages[p].text for p in sorted((site/'reference').glob('*.html')))
+    for p in MODULES:
+        for name in reference.names(p.read_text(encoding='utf-8')):
+            assert f'>{name.name}<' in shown or f'>{name.name} ' in shown, f'{p.name}: {name.name}'

@@ -12,6 +12,7 @@ import ziamath
 from contents import ROOT, head, pages, sidebar
 from execnb.nbio import mk_cell, read_nb, write_nb
 from links import LINK, SVG_LINK, on_the_web, target
+from reference import pages as reference_pages
 from nbdev.config import get_config
 from nbdev.doclinks import NbdevLookup
 from nbdev.frontmatter import FrontmatterProc
@@ -23,6 +24,7 @@ PROC, DOCS = ROOT/'_proc', ROOT/'_docs'
 
 # folders that are copied to the site as they are, for what pages load: from where in the repository, to where
 STATIC = {'nbs/static': 'static', 'piny/web': 'web'}
+REFERENCE = '      - section: Reference\n        contents:\n'  # last of the sidebar, made at each build
 RAW_LINK = re.compile(r'((?:href|src)=")(?!\w+:|[#/])([^"#]+)')  # a link or a script of a Markdown cell's HTML
 
 
@@ -85,20 +87,28 @@ def title_of(path):
     return re.search(r'^# (.+)', path.read_text(encoding='utf-8'), re.M)[1]
 
 
+@cache
+def order():
+    "From each page, seen from the root, to its title, in the order of the sidebar."
+    written = {path.relative_to(ROOT).as_posix(): title_of(path) for path in pages()}
+    return written | {page: title for page, (title, _) in reference_pages().items()}
+
+
 def way(page):
     "The line below a page's title: to the pages before and after it, and to where it is written."
-    order = [path.relative_to(ROOT).as_posix() for path in pages()]
-    i = order.index(page)
+    names = list(order())
+    i = names.index(page)
     here = posixpath.dirname(site_path(page)) or '.'
     def to(other, before='', after=''):
         href = posixpath.relpath(page_path(other), here)
-        return f'<a href="{href}">{before}{html.escape(title_of(ROOT/other))}{after}</a>'
-    around = [to(order[i-1], before='← ')] if i else []
-    if i + 1 < len(order): around.append(to(order[i+1], after=' →'))
-    written = on_the_web(page)
-    what = 'Open the notebook' if page.endswith('.ipynb') else 'Open the source'
-    own = [f'<a href="{written}">{what}</a>', f'<a href="{written.replace("/blob/", "/edit/")}">Edit</a>']
-    return f'<nav class="way" aria-label="Around this page">{"".join(around)}<span></span>{"".join(own)}</nav>'
+        return f'<a href="{href}">{before}{html.escape(order()[other])}{after}</a>'
+    around = [to(names[i-1], before='← ')] if i else []
+    if i + 1 < len(names): around.append(to(names[i+1], after=' →'))
+    own = ''
+    if page in sources():
+        what = 'Open the notebook' if page.endswith('.ipynb') else 'Open the source'
+        own = f'<a href="{on_the_web(page)}">{what}</a><a href="{on_the_web(page).replace("/blob/", "/edit/")}">Edit</a>'
+    return f'<nav class="way" aria-label="Around this page">{"".join(around)}<span></span>{own}</nav>'
 
 
 # -- pages
@@ -153,14 +163,24 @@ def describe(cell, words):
         data['image/svg+xml'] = svg.replace('<svg ', f'<svg role="img" aria-label="{label}" ', 1)
 
 
+def write_md(dest, page, text):
+    "A page of Markdown, with its way below the title."
+    text = re.sub(r'^# .+\n', lambda m: f'{m[0]}\n{way(page)}\n', text, count=1)
+    dest.write_text(text, encoding='utf-8')
+
+
+def add_reference():
+    "The pages that are made of the modules themselves."
+    (PROC/'reference').mkdir(exist_ok=True)
+    for page, (_, text) in reference_pages().items(): write_md(PROC/page, page, text)
+
+
 def add_page(source):
     "Process one notebook or Markdown file of the repository into `_proc/`."
     dest = PROC/site_path(source)
     dest.parent.mkdir(parents=True, exist_ok=True)
     if dest.suffix == '.md':
-        text = site_links((ROOT/source).read_text(encoding='utf-8'), source)
-        text = re.sub(r'^# .+\n', lambda m: f'{m[0]}\n{way(source)}\n', text, count=1)
-        return dest.write_text(text, encoding='utf-8')
+        return write_md(dest, source, site_links((ROOT/source).read_text(encoding='utf-8'), source))
     nb = read_nb(ROOT/source)
     NBProcessor(nb=nb, procs=STEPS).process()
     nb.cells[0].source = re.sub(r'output-file:.*\n', '', nb.cells[0].source)  # it is named already
@@ -252,9 +272,12 @@ def site(changed=None):
         shutil.rmtree(PROC, ignore_errors=True)
         shutil.copytree(ROOT/'nbs', PROC, ignore=shutil.ignore_patterns('*.ipynb', '.*'))
         contents = re.sub(r'\S+\.(ipynb|md)', lambda m: site_path(m[0]), sidebar())
+        contents += ''.join([REFERENCE, *(f'          - {page}\n' for page in reference_pages())])
         (PROC/'sidebar.yml').write_text(contents, encoding='utf-8')
         changed = sources()
+        order.cache_clear()
     for source in changed: add_page(source)
+    add_reference()
     render()
     shutil.rmtree(DOCS, ignore_errors=True)
     os.replace(PROC/'_docs', DOCS)
