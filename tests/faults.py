@@ -117,7 +117,7 @@ def study(args):
     begin(asked)
     todo = jobs(asked, 'norm')
     clear(todo)
-    work(asked, ['norm'])
+    for made in work(asked, ['norm']): pass
     if not all(map(record_of, todo)): sys.exit(1)
     draw_study(load_records(asked.folder('results')), repo/'results'/'drawn')
 

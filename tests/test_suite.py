@@ -1,5 +1,5 @@
 "Studies as they are really run: by papermill and piny_ablate, several at once, killed and continued."
-import json, os, shutil, signal, subprocess, sys
+import json, os, shutil, signal, socket, subprocess, sys
 from pathlib import Path
 
 import papermill, psutil, pytest
@@ -15,8 +15,10 @@ TALES = 'norm --corpus tales.txt --steps 10 --lr 0.01 --seeds 2 --workers 2 --st
 SWEEP = [sys.executable, '-c', """if __name__ == '__main__':
     from piny.plan import Study
     from piny.sweep import failures, sweep
+    import os
     study = Study(corpus='tales.txt', steps=10, lr=.01, seeds=2, workers=2, study='tales')
-    raise SystemExit(failures(sweep(study, ['norm'])) or None)"""]
+    scheduler = os.environ.get('FAULT_SCHEDULER', '')
+    raise SystemExit(failures(sweep(study, ['norm'], scheduler)) or None)"""]
 SEEDS = dict(baseline=range(6), layernorm=range(2), no_norm=range(2), again=range(2_000, 2_002))
 RUNS = {(variant, seed) for variant, seeds in SEEDS.items() for seed in seeds}
 
@@ -217,6 +219,46 @@ def test_a_run_that_kills_every_worker(finished, prepared):
     killed = [line for line in lines if 'SIGKILL in the middle of layernorm-0' in line]
     assert len(killed) == 4, 'three times, and in the report'
     assert f'{lost} failed:' in lines, 'where it is'
+
+
+# -- workers from elsewhere
+
+def test_a_worker_joins_by_the_name_of_the_study(repo, prepared):
+    said(sweep(repo, what='kill the program', file='layernorm', kind='record.json'))
+    assert ended(repo)
+    code, lines = said(ablate(repo, '--worker', 'tales'))
+    assert (code, lines) == (0, [])
+    assert records(repo) == records(prepared), 'it makes what is missing'
+
+def test_a_study_that_nobody_has_begun(repo):
+    code, lines = said(ablate(repo, '--worker', 'tails'))
+    assert code == 2 and "no study 'tails' was begun here" in lines[-1]
+
+@pytest.fixture
+def cluster(repo):
+    "The address of a dask scheduler with two workers, one of which dies before its first record."
+    address = f'tcp://127.0.0.1:{free_port()}'
+    dask = [sys.executable, '-m', 'distributed.cli.dask_scheduler', '--no-dashboard', '--no-show']
+    host, port = address.removeprefix('tcp://').split(':')
+    running = [start(repo, [*dask, '--host', host, '--port', port])]
+    hand = [sys.executable, '-m', 'distributed.cli.dask_worker', address, '--no-nanny', '--no-dashboard',
+            '--nthreads', '1', '--host', host]
+    running += [start(repo, hand, what='kill this', file='-0-', kind='record.json'), start(repo, hand)]
+    yield address
+    for program in running:
+        program.kill()
+        program.communicate()
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+def test_a_cluster_one_of_whose_workers_dies(repo, prepared, cluster):
+    code, lines = said(sweep(repo, scheduler=cluster))
+    assert code == 0, lines
+    assert (repo.parent/'repo-fault/struck').exists(), 'one was killed'
+    assert records(repo) == records(prepared), 'the other makes its run again'
 
 
 # -- commands typed wrong
