@@ -4,20 +4,23 @@
 
 # %% auto #0
 __all__ = ['LONG', 'claim_file', 'news_of', 'settled', 'me', 'reporter', 'is_mine', 'floors', 'make', 'fields_of', 'work', 'hire',
-           'Watch', 'side_by_side', 'clear', 'sweep', 'without_rate', 'failures', 'answer', 'state_of', 'status']
+           'Watch', 'side_by_side', 'write_order', 'order_of', 'join', 'on_cluster', 'clear', 'sweep', 'without_rate',
+           'failures', 'answer', 'state_of', 'status', 'hours_left', 'pace']
 
 # %% ../nbs/53_sweep.ipynb #1ec687ee
-import json, os, shutil, signal, socket, sys, threading, time, torch, traceback
+import json, math, os, shutil, signal, socket, sys, threading, time, torch, traceback
 import multiprocessing as mp
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from importlib.metadata import version
 from itertools import islice
 from multiprocessing.connection import wait
 from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
 from tqdm import tqdm
 from .checkpoint import checkpoints
 from .data import Dataset
@@ -25,12 +28,13 @@ from .evaluation import subset_size
 from .grammar import floor_bpb
 from .loop import Progress
 from .machine import circumstances
-from .files import remove
+from .config import extra, find_root
+from .files import read_json, remove, write_text
 from .plan import Study, plan_hash, whole
 from .record import load_records, read_record
 from .run import run
 from .stories import Stories
-from .study import Job, all_jobs, changes_of, begin, held, plan_on_file, rate_of, record_of
+from .study import Job, all_jobs, baseline, begin, changes_of, held, plan_on_file, rate_of, record_of
 
 # %% ../nbs/53_sweep.ipynb #a1fffcd2
 def claim_file(job:Job, kind:str # 'lock', 'json' for the news, 'failed' for a traceback
@@ -108,17 +112,18 @@ def fields_of(study:Study)->dict: # plain values
                 plan=plan_hash(plan), planned_seeds=plan['seeds'], own_rate=bool(study.points),
                 margin=study.margin, family=len(whole(plan)['variants']))
 
-def work(study:Study, questions:list[str], # as in the plan
-        )->list[Job]:                      # the runs that were made here
+def work(study:Study, questions:list[str])->Iterator[Job]: # each when it is made
     "Make what nobody has, until every run is finished or has failed."
     about = fields_of(study) | circumstances()
-    made = []
+    last = ''
     while todo := [job for job in all_jobs(study, questions) if not settled(job)]:
-        todo.sort(key=lambda job: not made or job.variant != made[-1].variant)
-        one = next((job for job in todo if make(job, study.data, study.splits[1], about)), None)
-        if one: made.append(one)
-        else: time.sleep(.5) # others are at work
-    return made
+        todo.sort(key=lambda job: job.variant != last)
+        made = next((job for job in todo if make(job, study.data, study.splits[1], about)), None)
+        if not made:
+            time.sleep(.5) # others are at work
+            continue
+        yield made
+        last = made.variant
 
 def _worker(*what):
     def end_with_parent():
@@ -126,7 +131,7 @@ def _worker(*what):
         os._exit(1)
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    work(*what)
+    for made in work(*what): pass
 
 # %% ../nbs/53_sweep.ipynb #1efd51c9
 def hire(*work # what `piny.sweep.work` takes
@@ -141,9 +146,9 @@ def hire(*work # what `piny.sweep.work` takes
 # %% ../nbs/53_sweep.ipynb #607e1d1d
 def _outcome(job:Job)->str:
     "What came of a run that has settled, in short."
-    if not (record := read_record(job.folder)): return f', {_name(job)} failed'
-    if record['val_bpb'] is None: return f', {_name(job)} diverged'
-    return f', {_name(job)} {record["val_bpb"]:.3f}'
+    if not (record := read_record(job.folder)): return f'{_name(job)} failed'
+    if record['val_bpb'] is None: return f'{_name(job)} diverged'
+    return f'{_name(job)} {record["val_bpb"]:.3f}'
 
 def _name(job:Job)->str: # as 'gelu-0'
     return job.folder.name.rsplit('-', 1)[0]
@@ -177,7 +182,7 @@ class Watch:
         self.open = [job for job in every if not settled(job)]
         done = [job for job in every if settled(job)]
         for job in done:
-            if job.folder in was_open: self.last = _outcome(job)
+            if job.folder in was_open: self.last = f', {_outcome(job)}'
         tokens = sum(job.tokens for job in done) + sum(map(self.read, self.open))
         if self.before is None: self.before = tokens
         self.bar.total = sum(job.tokens for job in every) - self.before
@@ -223,6 +228,68 @@ def side_by_side(study:Study, questions:list[str]):
         for worker in alive: worker.terminate()
         for worker in alive: worker.join()
 
+# %% ../nbs/53_sweep.ipynb #f7aa5bbe
+def write_order(study:Study):
+    "Leave word of what was asked for, so that workers can join by the study's name."
+    paths = {name: str(Path(path).absolute()) for name in ('corpus', 'valid')
+             if (path := getattr(study, name)) and Path(path).exists()}
+    order = asdict(replace(study, study=study.name, **paths))
+    write_text(study.folder('results')/'order.json', json.dumps(order, indent=1))
+
+def order_of(name:str # of a study
+            )->tuple[Study, list[str]]: # the study, all the questions of its plan
+    "A study that was begun; FileNotFoundError if it was not begun here."
+    path = find_root()/'results'/name/'order.json'
+    if not path.exists():
+        raise FileNotFoundError(f'no study {name!r} was begun here: there is no {path}')
+    study = Study(**read_json(path))
+    plan = whole(plan_on_file(study))
+    return replace(study, seeds=plan['seeds']), plan['questions']
+
+def join(name:str)->Iterator[tuple[Job, str]]: # a run that was made here, and its loss in words
+    "Work at a study that was begun elsewhere; RuntimeError at the end if some of its runs failed."
+    study, questions = order_of(name)
+    torch.set_num_threads(1)
+    for job in work(study, questions): yield job, _outcome(job)
+    if failed := [job for job in all_jobs(study, questions) if not record_of(job)]:
+        raise RuntimeError(failures(failed))
+
+# %% ../nbs/53_sweep.ipynb #affffd67
+def _stop(name:str):
+    from distributed import Event
+    return Event(f'stop {name}')
+
+def _work_on_cluster(root:str, study:Study, questions:list[str]):
+    "What a worker of dask's does: the work of any other, in the same folder."
+    os.chdir(root) # results belong to the repository that one stands in
+    torch.set_num_threads(1)
+    stop = _stop(study.name)
+    for made in work(study, questions):
+        if stop.is_set(): return
+
+def on_cluster(study:Study, questions:list[str],
+               scheduler:str, # its address
+              ):
+    "Have runs made by the workers of a dask cluster; OSError without a scheduler, RuntimeError without workers."
+    with extra('cluster'): from distributed import Client
+    with Client(scheduler, timeout=10) as client:
+        n = study.workers or len(client.scheduler_info(n_workers=-1)['workers'])
+        if not n: raise RuntimeError(f'{scheduler} has no workers: start some with `dask worker {scheduler}`')
+        stop = _stop(study.name)
+        stop.clear()
+        seen = Watch(study, questions)
+        what = str(find_root()), replace(study), questions
+        tasks = [client.submit(_work_on_cluster, *what, pure=False) for _ in range(n)]
+        try:
+            while not all(task.done() for task in tasks):
+                seen.look()
+                time.sleep(1)
+            client.gather(tasks)
+            seen.look()
+        finally:
+            seen.bar.close()
+            stop.set()
+
 # %% ../nbs/53_sweep.ipynb #7fc31fd4
 def clear(jobs:list[Job]):
     "Delete tracebacks of earlier attempts and the news of killed workers; the claims of living ones stay."
@@ -239,12 +306,16 @@ def _say_versions(records:list[dict]):
         tqdm.write(f'{found[other]} of the finished runs were made with torch {other}, '
                    f'and this is torch {here}: the last digits may differ', file=sys.stderr)
 
-def sweep(study:Study, questions:list[str])->list[Job]: # those that failed
+def sweep(study:Study, questions:list[str],
+          scheduler:str='', # of a cluster, as tcp://10.0.0.1:8786; '': workers of this machine
+         )->list[Job]:      # those that failed
     "Make the runs that these questions lack; ValueError before the first if they do not fit the others."
     if all(record_of(job) for job in all_jobs(study, questions)): return []
     _say_versions(begin(study, questions))
+    write_order(study)
     clear(all_jobs(study, questions))
-    side_by_side(study, questions)
+    if scheduler: on_cluster(study, questions, scheduler)
+    else: side_by_side(study, questions)
     return [job for job in all_jobs(study, questions) if not record_of(job)]
 
 def without_rate(study:Study, questions:list[str])->list[str]:
@@ -253,7 +324,9 @@ def without_rate(study:Study, questions:list[str])->list[str]:
 
 def failures(failed:list[Job])->str:
     "Which runs failed, where they are, and why."
-    def why(job): return claim_file(job, 'failed').read_text().strip()
+    def why(job):
+        path = claim_file(job, 'failed')
+        return path.read_text().strip() if path.exists() else 'its worker has ended, and no other is left'
     return '\n\n'.join(f'{job.folder} failed:\n{why(job)}' for job in failed)
 
 def answer(study:Study, question:str)->list[dict]: # records with their metrics
@@ -288,3 +361,29 @@ def status(study:Study, questions:list[str])->tuple[dict[str, int], list[str]]:
     open_ = [f'{v} has no learning rate yet, or none with a minimum: its verdict is not listed'
              for v in without_rate(study, questions)]
     return counts, lines + open_
+
+def hours_left(study:Study, questions:list[str])->float: # of one worker; nan while no run is on record
+    "Time that the missing runs take, at the median pace of those that are on record."
+    every = all_jobs(study, questions)
+    records = [record for job in every if (record := record_of(job))]
+    seconds = [r['seconds'] / r['tokens'] for r in records if r.get('seconds') and r['tokens']]
+    tokens = sum(job.tokens for job in every if not settled(job))
+    return tokens * median(seconds) / 3600 if seconds else math.nan
+
+def pace(study:Study,
+         seconds:float=3., # to measure for
+        )->float:          # tokens a second; nan for a run that is too short to tell
+    "How fast one worker trains the baseline on this machine, evaluations not counted."
+    cfg = baseline(study)
+    marks = [] # time and step
+    def enough(at):
+        marks.append((time.perf_counter(), at.step))
+        return marks[-1][0] - marks[0][0] > seconds
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with TemporaryDirectory() as folder:
+        run(cfg.model, replace(cfg.train, eval_every=cfg.train.steps), study.data, folder, on_step=enough)
+    torch.set_num_threads(threads)
+    if len(marks) < 5: return math.nan
+    (begun, first), (ended, last) = marks[2], marks[-1]
+    return (last - first) * cfg.train.batch_size * cfg.model.max_seq_len / (ended - begun)
