@@ -13,9 +13,10 @@ from datetime import date
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
-from .config import (COMPILE, PRECISIONS, PRESETS, FieldError, ModelConfig, Preset, TrainConfig,
-                         choose, find_root, unknown, within)
+from .config import (COMPILE, PRECISIONS, FieldError, ModelConfig, Preset, TrainConfig, choose,
+                         find_root, unknown, within)
 from .data import Dataset, prepare
+from .presets import preset_name, preset_of
 from .stories import Stories, corpus_splits
 
 # %% ../nbs/51_plan.ipynb #d5062d52
@@ -44,7 +45,7 @@ class Study:
     "One corpus, one preset and some seeds; FieldError or ValueError for a value out of range."
     corpus:str='grammar'  # 'grammar', or a text file of stories
     valid:str=''          # a text file; empty: the last 5 percent of the stories of `corpus`
-    preset:str='quick'    # a name in `piny.config.PRESETS`
+    preset:str='quick'    # a name in `piny.config.PRESETS`, or a JSON file
     study:str=''          # names the folder in results/ and figures/; empty: corpus and preset
     seeds:int=3           # runs of each variant
     steps:int=0           # optimiser steps of a run; 0: the preset's
@@ -57,7 +58,7 @@ class Study:
     fields:dict=field(default_factory=dict) # other fields of model or training, for all variants
 
     def __post_init__(self):
-        choose(PRESETS, self.preset, 'preset')
+        preset_of(self.preset)
         choose(dict.fromkeys(PRECISIONS), self.precision, 'precision')
         choose(dict.fromkeys(COMPILE), self.compile, 'compile')
         for name in ('seeds', 'steps', 'workers', 'rates'):
@@ -80,7 +81,7 @@ class Study:
         "What the study's folders are called."
         asked = {name: getattr(self, name) for name in ('steps', 'lr') if getattr(self, name)}
         parts = [f'{name}{value}' for name, value in (asked | self.fields).items()]
-        return str(self.study) or '-'.join([Path(self.corpus).stem, self.preset, *parts])
+        return str(self.study) or '-'.join([Path(self.corpus).stem, preset_name(self.preset), *parts])
 
     def folder(self, kind:str # 'results' or 'figures'
               )->Path:
@@ -100,7 +101,7 @@ class Study:
     @property
     def base(self)->Preset:
         "The baseline: the preset, with the budget and the fields that were asked for."
-        preset = PRESETS[self.preset]
+        preset = preset_of(self.preset)
         asked = {name: getattr(self, name) for name in ('steps', 'lr') if getattr(self, name)}
         asked |= self.fields | dict(precision=self.precision, compile=self.compile)
         def changes(part): return {k: v for k, v in asked.items() if k in vars(part)}
@@ -193,7 +194,7 @@ def plan_of(study:Study,
             settings:dict,            # of the baseline, as `piny.record.settings` gives them
            )->dict:                   # plain values
     "A plan as it is first written."
-    return dict(study=study.name, corpus=Path(study.corpus).name, preset=study.preset,
+    return dict(study=study.name, corpus=Path(study.corpus).name, preset=preset_name(study.preset),
                 questions=list(questions), variants=variants, seeds=study.seeds,
                 baseline_seeds=len(seeds_of('baseline', study.seeds)), rates=study.rates, lr=study.lr,
                 rate_seeds=RATE_SEEDS, margin=study.margin, settings=settings)

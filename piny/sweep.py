@@ -31,6 +31,7 @@ from .machine import circumstances
 from .config import extra, find_root
 from .files import read_json, remove, write_text
 from .plan import Study, plan_hash, whole
+from .presets import preset_name
 from .record import load_records, read_record
 from .run import run
 from .stories import Stories
@@ -108,7 +109,7 @@ def make(job:Job, data:Dataset, valid:Stories,
 def fields_of(study:Study)->dict: # plain values
     "What all records of a study say of it."
     plan = plan_on_file(study)
-    return dict(study=study.name, corpus=Path(study.corpus).name, preset=study.preset,
+    return dict(study=study.name, corpus=Path(study.corpus).name, preset=preset_name(study.preset),
                 plan=plan_hash(plan), planned_seeds=plan['seeds'], own_rate=bool(study.points),
                 margin=study.margin, family=len(whole(plan)['variants']))
 

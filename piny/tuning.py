@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'FIXED', 'around', 'ranges_of', 'has', 'tried', 'Tuning', 'trial_run', 'tune', 'rounded', 'check', 'gain',
            'result', 'words', 'Found', 'read_tuning', 'history', 'importance', 'by_field', 'draw_tuning']
 
-# %% ../nbs/39_tuning.ipynb #7b4c18a2
+# %% ../nbs/39_tuning.ipynb #fa8fd3fc
 import json, math, time, warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
@@ -30,7 +30,7 @@ from .run import fingerprints, run
 from .search import HALF, Search, distribution, search, study_of, write_trials
 from .style import STYLE, save_figure
 
-# %% ../nbs/39_tuning.ipynb #e9caa304
+# %% ../nbs/39_tuning.ipynb #225f4741
 KINDS = {f.name: f.type for cls in (ModelConfig, TrainConfig) for f in fields(cls)}
 FIXED = 'steps', 'decay_steps', 'eval_every', 'seed' # they follow from the budget, or are stated
 
@@ -63,7 +63,7 @@ def has(within:BaseDistribution, value)->bool:
     if isinstance(within, CategoricalDistribution): return value in within.choices
     return within.low <= value <= within.high
 
-# %% ../nbs/39_tuning.ipynb #a0159b3e
+# %% ../nbs/39_tuning.ipynb #9cc1d490
 def tried(base:Preset,
           values:dict, # from field to value
          )->Preset:
@@ -76,7 +76,7 @@ def tried(base:Preset,
                     eval_every=scaled(train.eval_every))
     return replace(base, model=model, train=train)
 
-# %% ../nbs/39_tuning.ipynb #01deef0e
+# %% ../nbs/39_tuning.ipynb #8c7ea4de
 @dataclass(frozen=True)
 class Tuning:
     "What is tuned, on what, and where it is kept."
@@ -127,12 +127,16 @@ class Tuning:
         for path in folder.glob('step-*'): remove(path) # checkpoints of a run that is finished
         return record | dict(run=folder.name)
 
-# %% ../nbs/39_tuning.ipynb #1a769206
+# %% ../nbs/39_tuning.ipynb #3c958766
 def trial_run(tuning:Tuning,
               trial:Trial,
               stopping:Callable[[], bool]=lambda: False, # whether to end after a step
              )->float|None: # bits per byte at the end; None if it was stopped
-    "Train with the values of a trial; `TrialPruned` if it diverged, or was in the worst quarter at half time."
+    "Train with the values of a trial; `TrialPruned` if it diverged, was in the worst quarter at half time, or cannot be."
+    try: tried(tuning.base, trial.params)
+    except ValueError as e: # as where heads do not divide a width
+        trial.set_user_attr('trouble', str(e))
+        raise TrialPruned from e
     half = []
     def on_step(at):
         if at.metrics and not half:
@@ -159,7 +163,7 @@ def tune(tuning:Tuning,
         on_trial(trial)
     return search(found, lambda trial: trial_run(tuning, trial, stopping), most, keep, stopping)
 
-# %% ../nbs/39_tuning.ipynb #14fe38fb
+# %% ../nbs/39_tuning.ipynb #b748efe7
 def rounded(values:dict, # from field to value
             ranges:dict[str, BaseDistribution],
            )->dict:
@@ -203,7 +207,7 @@ def gain(checks:list[dict] # from `check`
     interval = ttest_ind(tuned, preset).confidence_interval()
     return sum(tuned)/len(tuned) - sum(preset)/len(preset), interval.low, interval.high
 
-# %% ../nbs/39_tuning.ipynb #8742603e
+# %% ../nbs/39_tuning.ipynb #c90bf907
 def result(tuning:Tuning,
            checks:list[dict], # from `check`
           )->Preset:
@@ -223,7 +227,7 @@ def words(checks:list[dict])->str: # from `check`
     return (f'on {n} fresh seeds the winner is {verdict}: {difference:+.4f} bits per byte, '
             f'95 % interval {low:+.4f} to {high:+.4f}')
 
-# %% ../nbs/39_tuning.ipynb #a3ab3008
+# %% ../nbs/39_tuning.ipynb #529a0f8c
 @dataclass(frozen=True)
 class Found:
     "The records of a tuning."
@@ -266,7 +270,7 @@ def _optunas(plot:Callable, found:Found)->plt.Axes:
     ax.title.set_fontsize('medium')
     return ax
 
-# %% ../nbs/39_tuning.ipynb #7e7042d9
+# %% ../nbs/39_tuning.ipynb #5768f62e
 def by_field(found:Found)->plt.Figure:
     "The loss over each field that was searched, and the check."
     ranges = ranges_of(found.texts)
@@ -321,7 +325,7 @@ def _check(ax, checks:list[dict]):
     ax.set_xticks(range(len(sides)), sides)
     ax.set(xlim=(-.6, len(sides) - .4), title='fresh seeds')
 
-# %% ../nbs/39_tuning.ipynb #9d7c3316
+# %% ../nbs/39_tuning.ipynb #62dfcdfe
 def draw_tuning(folder:Path,  # of the records
                 figures:Path, # gets `history`, `importance` and `by_field`
                )->list[Path]: # what was written

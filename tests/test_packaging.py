@@ -104,7 +104,8 @@ def test_the_model_is_installed_and_small(wheel):
 NEEDS = dict(
     ablate='style statistics comparison panels rates figures findings study sweep growth waiting '
            'benchmark',
-    quality='quality')
+    quality='quality',
+    tune='search tuning')
 
 
 def modules():
@@ -171,7 +172,7 @@ def test_console_scripts_lead_to_functions(built):
     for script in scripts: assert callable(script.load()), script
 
 
-HEAVY = 'torch pandas matplotlib seaborn scipy papermill transformers tokenizers gguf'.split()
+HEAVY = 'torch optuna pandas matplotlib seaborn scipy papermill transformers tokenizers gguf'.split()
 SCRIPTS = dict(script.split('=') for script in INI['console_scripts'].split())
 
 
@@ -212,6 +213,7 @@ def test_a_mistyped_option_is_answered_at_once(script):
     ('export', 'piny_export gguf --out gguf'),
     ('export', 'piny_export hf --out hf'),
     ('quality', 'piny_quality --train a.txt --stories a.txt --name a'),
+    ('tune', 'piny_tune --data none'),
     ('ablate', 'piny_draw tinystories-small'),
     ('ablate', 'piny_ablate norm --corpus grammar --preset quick --study none')])
 def test_a_command_without_its_extra_says_so(extra, line, tmp_path):

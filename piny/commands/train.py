@@ -14,8 +14,9 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, replace
 from pathlib import Path
 from .parser import Command, Failed, given_fields, whole_number
-from ..config import PRESETS, ModelConfig, TrainConfig, choose, from_plain, within
+from ..config import PRESETS, ModelConfig, TrainConfig, from_plain, within
 from ..files import check_fields, read_json
+from ..presets import preset_name, preset_of
 
 # %% ../../nbs/commands/train.ipynb #53a24c45
 def command()->Command:
@@ -23,7 +24,8 @@ def command()->Command:
     made = Command('piny_train', 'Train a model on prepared data, or go on with a run that was '
                                  'interrupted.')
     add = made.add_argument
-    add('--preset', default=SUPPRESS, metavar='NAME', help=f'{", ".join(PRESETS)} (default: piny)')
+    add('--preset', default=SUPPRESS, metavar='NAME',
+        help=f'{", ".join(PRESETS)}, or a JSON file (default: piny)')
     add('--data', default=SUPPRESS, metavar='NAME', help='data that piny_data made: its name, or its folder')
     add('--out', metavar='DIR',
         help="the run's folder; if it holds the same run unfinished, that goes on")
@@ -42,9 +44,9 @@ def command()->Command:
     return made
 
 # %% ../../nbs/commands/train.ipynb #fca64df6
-DEFAULTS = dict(preset='piny', data='', keep=2, save_every=0, tensorboard=False, rank_timeout=300.,
-                init=None)
-KINDS = dict(preset=str, data=str, keep=int, save_every=int, tensorboard=bool|None,
+DEFAULTS = dict(preset='piny', kind='', data='', keep=2, save_every=0, tensorboard=False,
+                rank_timeout=300., init=None)
+KINDS = dict(preset=str, kind=str|None, data=str, keep=int, save_every=int, tensorboard=bool|None,
              rank_timeout=float|None, init=dict|None, model=dict, train=dict)
 
 def order_in(folder:Path # a run's
@@ -58,7 +60,6 @@ def order_in(folder:Path # a run's
         raise ValueError(f'{path}: {name} is not known to this version of piny; a newer one has written it')
     if order.get('init'): check_fields(order['init'], dict(folder=str, digest=str), f'{path} (init)')
     try:
-        choose(PRESETS, order['preset'], 'preset')
         from_plain(ModelConfig, order['model'])
         from_plain(TrainConfig, order['train'])
     except ValueError as e: raise ValueError(f'{path}: {e}') from e
@@ -82,10 +83,12 @@ def order_of(given:dict # what `Command.given` returns
     within(order, 'keep', least=1)
     within(order, 'save_every', least=0)
     within(order, 'rank_timeout', above=0)
-    preset = choose(PRESETS, order['preset'], 'preset')
-    begun = dict(model=preset.model, train=preset.train)
     if resume: begun = dict(model=ModelConfig(**order['model']), train=TrainConfig(**order['train']))
-    elif order['init']:
+    else:
+        preset = preset_of(order['preset'])
+        begun = dict(model=preset.model, train=preset.train)
+        order |= dict(preset=preset_name(order['preset']), kind=preset.tokenizer)
+    if order['init'] and not resume:
         order['init'] = weights_of(order['init'])
         begun['model'] = shape_of(order['init'])
     for part, cfg in begun.items():
@@ -156,12 +159,11 @@ def main(args:Sequence[str]|None=None):
         ranks.say(f'finished after {record["steps"]:,} steps; {record["val_loss"]:.4f} nats per '
                   f'token, {record["val_bpb"]:.4f} bits per byte; all in {out}')
 
-def other_kind(preset:str, tokenizer)->str: # '': it is the preset's
-    "A sentence for data whose tokenizer is of another kind than that of the preset."
-    wanted = PRESETS[preset].tokenizer
-    if tokenizer.kind == wanted: return ''
-    return (f'note: the preset {preset} was made for a tokenizer of the kind {wanted}, and the data has one of '
-            f'the kind {tokenizer.kind}')
+def other_kind(order:dict, tokenizer)->str: # '': it is the preset's
+    "A sentence for data whose tokenizer is of another kind than the preset was made for."
+    if tokenizer.kind == (order['kind'] or tokenizer.kind): return ''
+    return (f'note: the preset {order["preset"]} was made for a tokenizer of the kind {order["kind"]}, and '
+            f'the data has one of the kind {tokenizer.kind}')
 
 def trained(order:dict,  # as in run.json
             out:Path,    # the run's folder
@@ -179,7 +181,7 @@ def trained(order:dict,  # as in run.json
     ranks.together(lambda: check(model_cfg, cfg, data, ranks))
     ranks.say(f'{n_params(model_cfg):,} parameters, {len(data.train):,} tokens in {data.folder}, '
               f'{ranks.size} rank{"s" * (ranks.size > 1)} on {best_device(ranks.local).type}')
-    if note := other_kind(order['preset'], data.tokenizer): ranks.say(note)
+    if note := other_kind(order, data.tokenizer): ranks.say(note)
     events = out/'tensorboard' if order['tensorboard'] else None
     display = ranks.together(lambda: Display(model_cfg, cfg, ranks, events))
     def on_step(at):
