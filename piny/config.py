@@ -197,7 +197,8 @@ PRESETS = {
     '250k': Preset(
         ModelConfig(vocab_size=2_048, dim=64, n_layers=3, n_heads=4, n_kv_heads=2,
                     hidden_dim=144, max_seq_len=256),
-        TrainConfig(steps=1_220, batch_size=8, lr=5e-3, warmup=60, eval_every=61)),
+        TrainConfig(steps=2_440, batch_size=4, lr=1e-2, warmup=150, weight_decay=.03, beta2=.99,
+                    eval_every=122)),
     'small': Preset(
         ModelConfig(vocab_size=2_048, dim=128, n_layers=4, n_heads=4, n_kv_heads=2,
                     hidden_dim=352, max_seq_len=256),
