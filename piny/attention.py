@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn, Tensor
 from .config import ModelConfig
 from .position import Position
+from .product import Linear
 
 # %% ../nbs/22_attention.ipynb #faf1c938
 class Layer(nn.Module):
@@ -22,7 +23,7 @@ class Layer(nn.Module):
     def __init__(self, cfg:ModelConfig):
         super().__init__()
         for name, (n_in, n_out, bias) in self.maps(cfg).items():
-            setattr(self, name, nn.Linear(n_in, n_out, bias=bias))
+            setattr(self, name, Linear(n_in, n_out, bias=bias))
         getattr(self, name).weight.writes_residual = True # the last one: it starts smaller
 
 # %% ../nbs/22_attention.ipynb #bf878fe6

@@ -31,7 +31,7 @@ def compiled_step(model:Transformer,
     shared = {id(p): p for p in model.parameters()} # not to be copied
     twin = deepcopy(model, shared)
     for layer in twin.modules():
-        if type(layer) is nn.Linear: layer.__class__ = OneRow
+        if isinstance(layer, nn.Linear): layer.__class__ = OneRow
     compiled = torch.compile(next_logits, backend=backend)
     def step(_, ids, pasts):
         one_token = ids.shape[1] == 1

@@ -11,7 +11,8 @@ from pathlib import Path
 from tqdm import tqdm
 from .config import ModelConfig, TrainConfig
 from .loop import Progress
-from .machine import bar_size, best_device, decide, matrix_rate, peak_memory
+from .machine import bar_size, best_device, decide, peak_memory
+from .product import matrix_rate
 from .model import flops_per_token
 from .optimizer import lr_at
 from .ranks import Ranks

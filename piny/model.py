@@ -15,6 +15,7 @@ from .norm import NORMS
 from .position import POSITIONS, Position
 from .attention import Attention, Past
 from .feedforward import FEEDFORWARDS
+from .product import Linear
 
 # %% ../nbs/24_model.ipynb #fe5f4f30
 class PreNorm(nn.Module):
@@ -59,7 +60,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(block(cfg) for _ in range(cfg.n_layers))
         self.norm = choose(NORMS, cfg.norm, 'norm')(cfg.dim, cfg.norm_eps)
         self.dropout = nn.Dropout(cfg.dropout)
-        self.output = nn.Linear(cfg.dim, cfg.vocab_size, bias=cfg.output_bias)
+        self.output = Linear(cfg.dim, cfg.vocab_size, bias=cfg.output_bias)
         if cfg.tied: self.output.weight = self.embedding.weight
         init_weights(self, seed)
 
