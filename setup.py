@@ -24,7 +24,7 @@ setup(
     license=ini['license'],
     url=ini['git_url'],
     packages=find_packages(include=[name, f'{name}.*']),
-    package_data={name: ['models/*/*']},
+    package_data={name: ['models/*/*', 'web/*']},
     zip_safe=False,
     python_requires=f">={ini['min_python']}",
     install_requires=ini['requirements'].split(),

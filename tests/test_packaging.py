@@ -115,7 +115,7 @@ def modules():
 
 
 IMPORT_NAMES = dict(  # where it is not the name of the package
-    protobuf=['google.protobuf'], pydivsufsort=['pydivsufsort'], nbdev=['nbdev', 'execnb'], ipykernel=['ipykernel'])
+    protobuf=['google.protobuf'], **{'mini-racer': ['py_mini_racer']}, pydivsufsort=['pydivsufsort'], nbdev=['nbdev', 'execnb'], ipykernel=['ipykernel'])
 
 
 def installed_with(*extras):
