@@ -24,7 +24,8 @@ def weights_of(model:Transformer)->tuple[list, str]: # names and shapes in order
     halves = {name: p.detach().half().cpu() for name, p in model.named_parameters()}
     for name, half in halves.items():
         if half.isfinite().all(): continue
-        raise ValueError(f'{name} has a weight that is no number, or beyond the 65,504 of half precision')
+        raise ValueError(f'{name} has a weight that half precision cannot hold: it is no number, '
+                         f'or beyond 65,504')
     raw = b''.join(half.numpy().astype('<f2').tobytes() for half in halves.values())
     return [[name, list(half.shape)] for name, half in halves.items()], base64.b64encode(raw).decode()
 
@@ -55,7 +56,8 @@ def piece_value(p # of a SentencePiece model
     if p.type in (Kind.UNKNOWN, Kind.CONTROL): return None
     if p.type == Kind.BYTE: return int(p.piece[3:5], 16)
     if p.type == Kind.NORMAL: return p.piece.replace(SPACE, ' ')
-    raise ValueError(f'the piece {p.piece!r} is of the type {p.Type.Name(p.type)}, which the page does not know')
+    raise ValueError(f'the piece {p.piece!r} is of the type {p.Type.Name(p.type)}, '
+                     f'which the page does not know')
 
 # %% ../nbs/65_web.ipynb #0ce60e17
 def byte_bpe_values(tok:ByteTokenizer)->dict:

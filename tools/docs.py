@@ -19,6 +19,8 @@ from nbdev.frontmatter import FrontmatterProc
 from nbdev.process import NBProcessor, Processor
 from nbdev.processors import (clean_magics, filter_stream_, hide_, hide_line, populate_language, rm_export,
                               rm_header_dash, strip_ansi, strip_hidden_metadata)
+from piny.checkpoint import load
+from piny.web import write_model_script
 
 PROC, DOCS = ROOT/'_proc', ROOT/'_docs'
 
@@ -264,6 +266,7 @@ def render():
         search_index(PROC/'_docs')
     for folder, there in STATIC.items():
         if (ROOT/folder).is_dir(): shutil.copytree(ROOT/folder, PROC/'_docs'/there, dirs_exist_ok=True)
+    write_model_script(PROC/'_docs'/'web', *load(), 'stories-1m')  # fetched by those who want a story
 
 
 def site(changed=None):

@@ -17,6 +17,7 @@ WRITTEN = dict(
     hf="AutoModelForCausalLM.from_pretrained('{out}') and AutoTokenizer load it",
     llama2c='./run {out}/model.bin -z {out}/tokenizer.bin tells a story with it',
     gguf='llama-completion -m {out}/model.gguf -no-cnv tells a story with it',
+    web='{out}/index.html opens in a browser and tells a story with it',
     piny='piny_generate --checkpoint {out} tells a story with it',
 )
 READ = dict(
@@ -33,10 +34,12 @@ def writer_of(name:str # in `WRITTEN`
     from piny.gguf import write_gguf
     from piny.huggingface import write_hf
     from piny.llama2c import write_llama2c
+    from piny.web import write_web
     from piny.weights import write_model
     return dict(hf=write_hf,
                 llama2c=write_llama2c,
                 gguf=write_gguf,
+                web=write_web,
                 piny=partial(write_model, dtype=torch.float16))[name]
 
 def reader_of(name:str # in `READ`

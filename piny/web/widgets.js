@@ -60,6 +60,7 @@ class Teller {
     const last = this.places.at(-1)
     return this.places.length >= MOST || last !== undefined && this.isMark(last.id)
   }
+  get last() { return this.places.length - (this.isAtEnd ? 1 : 0) } // place that can be looked at
   isMark(id) { return id === this.tok.eos_id || id === this.tok.bos_id }
 
   look() { // at what could follow
@@ -83,14 +84,15 @@ class Teller {
     this.look()
   }
 
-  at(n) { return this.places[n] || this.next || this.places.at(-1) } // the last one: the end
+  at(n) { return this.places[n] || this.next }
 
   text(n) { // that the n-th token adds to the ones before; '' for the beginning of a letter
     const ids = this.places.slice(0, n + 1).map(place => place.id).filter(id => !this.isMark(id))
     const whole = ids => piny.textAfter(this.tok, this.opening.at(-1), ids.slice(-12))
     const recent = whole(ids)
     const before = whole(ids.slice(0, -1).slice(ids.length > 12 ? -11 : 0))
-    if (this.isMark(this.places[n].id) || recent.endsWith('�')) return ''
+    if (this.isMark(this.places[n].id)) return ' ∎'
+    if (recent.endsWith('�')) return ''
     return recent.slice(before.replace(/�+$/, '').length)
   }
 
@@ -227,12 +229,13 @@ class Story {
   step() {
     if (this.teller.isAtEnd) return
     this.teller.take(this.teller.drawn(this.how, Number(this.seed.value)))
-    this.selected = this.teller.places.length
+    this.selected = this.teller.last
   }
 
   run() { // as many words as fit into a frame, frame by frame
     if (this.isRunning) return
     this.isRunning = true
+    this.status.textContent = 'Telling …'
     const began = performance.now()
     const already = this.teller.places.length
     const frame = () => {
@@ -252,7 +255,7 @@ class Story {
     this.isRunning = false
     this.teller.back(this.selected)
     this.teller.take(id)
-    this.selected++
+    this.selected = this.teller.last
     this.show()
     if (isReplaced) this.run()
   }
@@ -262,7 +265,7 @@ class Story {
     const step = {ArrowRight: 1, ArrowLeft: -1}[event.key]
     if (!step || !this.teller) return
     event.preventDefault()
-    this.select(Math.max(0, Math.min(this.teller.places.length, this.selected + step)))
+    this.select(Math.max(0, Math.min(this.teller.last, this.selected + step)))
     this.tokens[this.selected]?.focus()
   }
 
@@ -278,11 +281,9 @@ class Story {
     if (!this.teller) return
     this.showStory()
     const place = this.teller.at(this.selected)
-    if (place) {
-      this.showWords(place)
-      this.showHeads(place)
-      this.showKept(place)
-    }
+    this.showWords(place)
+    this.showHeads(place)
+    this.showKept(place)
     const n = this.teller.places.length
     const speed = this.speed ? `, ${count(Math.round(this.speed))} a second` : ''
     const state = this.isRunning ? '' : this.teller.isAtEnd ? ' The story is at its end.' : ' Go on, or pick a word.'
@@ -294,14 +295,15 @@ class Story {
     const shown = [...this.tokens]
     for (const extra of shown.splice(places.length + 1)) extra.remove()
     for (let n = 0; n <= places.length; n++) {
-      const text = n < places.length ? this.teller.text(n) : this.teller.isAtEnd ? '' : '▁'
+      const text = n < places.length ? this.teller.text(n) : this.teller.isAtEnd ? '' : ' …'
       const word = shown[n] || this.story.appendChild(
         make('span', {role: 'button', class: 'piny-token', onclick: () => this.select(n)}))
       if (word.textContent !== text) word.textContent = text
       word.hidden = !text
       word.tabIndex = n === this.selected ? 0 : -1
       word.setAttribute('aria-current', n === this.selected)
-      const name = n === places.length ? 'the next word' : text.trim() ? '' : this.teller.label(places[n].id)
+      const isPlain = n < places.length && text.trim() && text !== ' ∎'
+      const name = isPlain ? '' : n < places.length ? this.teller.label(places[n].id) : 'the next word'
       if (name) word.setAttribute('aria-label', name)
       else word.removeAttribute('aria-label')
     }
@@ -321,7 +323,7 @@ class Story {
          style: `--p: ${one.p / first}`, onclick: () => this.pick(one.id)},
         make('span', {class: 'piny-word'}, label), make('span', {class: 'piny-by'}, by), make('span', {}, percent(one.p))))
     })
-    const title = isTold ? 'What could stand here' : this.teller.isAtEnd ? 'What could have ended it' : 'What could follow'
+    const title = isTold ? 'What could stand here' : 'What could follow'
     this.words.replaceChildren(make('p', {class: 'piny-title'}, title), make('ol', {class: 'piny-choices'}, ...rows), this.cuts(all))
   }
 
