@@ -2,7 +2,8 @@
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
-import pytest
+from piny.data import prepare
+from piny.grammar import grammar_stories
 from piny.search import Search, distribution
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,7 +38,7 @@ def made(folder):
 
 def wait_for(n, folder):
     "Wait until so many trials were begun."
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while len(made(folder)) < n:
         assert time.monotonic() < deadline, 'no trial was begun'
         time.sleep(.05)
@@ -45,7 +46,7 @@ def wait_for(n, folder):
 
 def test_two_share_a_search(tmp_path):
     two = [worker(tmp_path, 16, .02) for _ in range(2)]
-    assert [process.wait(120) for process in two] == [0, 0]
+    assert [process.wait(300) for process in two] == [0, 0]
     trials = Search(tmp_path, RANGES, FIRST).trials()
     assert sorted(made(tmp_path)) == list(range(16))
     assert [trial.state.name for trial in trials] == ['COMPLETE'] * 16
@@ -57,7 +58,7 @@ def test_what_a_killed_process_tried_is_tried_again(tmp_path):
     wait_for(1, tmp_path)
     first.kill()
     first.wait()
-    assert worker(tmp_path, 2, 0).wait(120) == 0
+    assert worker(tmp_path, 2, 0).wait(300) == 0
     trials = Search(tmp_path, RANGES, FIRST).trials()
     assert [trial.state.name for trial in trials] == ['FAIL', 'COMPLETE', 'COMPLETE']
     assert trials[1].params == FIRST
@@ -71,14 +72,14 @@ def test_the_others_trial_is_left_alone_while_it_lives(tmp_path):
     assert [trial.number for trial in Search(tmp_path, RANGES, FIRST).trials()] == [0, 1]
     slow.kill()  # and the other one, which waits, makes what it left
     slow.wait()
-    assert fast.wait(120) == 0
+    assert fast.wait(300) == 0
     assert made(tmp_path) == [0, 1, 2]
 
 
 # -- the command
 
-SIZE = dict(vocab_size=512, dim=32, n_layers=1, n_heads=2, n_kv_heads=1, hidden_dim=64, max_seq_len=64)
-TRAIN = dict(steps=300, batch_size=8, lr=1e-2, warmup=10, precision='fp32', compile='no')
+SIZE = dict(vocab_size=320, dim=32, n_layers=1, n_heads=2, n_kv_heads=1, hidden_dim=64, max_seq_len=64)
+TRAIN = dict(steps=200, batch_size=8, lr=1e-2, warmup=10, precision='fp32', compile='no')
 
 
 def lines(path): return [json.loads(line) for line in path.read_text().splitlines()]
@@ -87,13 +88,12 @@ def lines(path): return [json.loads(line) for line in path.read_text().splitline
 def test_ctrl_c_leaves_all_resumable(tmp_path):
     (tmp_path/'settings.ini').write_text('[DEFAULT]\n')
     (tmp_path/'tiny.json').write_text(json.dumps(dict(model=SIZE, train=TRAIN)))
-    make = 'from piny.commands.data import main; main()'
-    subprocess.run([sys.executable, '-c', make, 'grammar', '--vocab-size', '512'], cwd=tmp_path, check=True)
-    words = '--preset tiny.json --data grammar-512 --trials 3 --search lr=1e-3:1e-1:log --fresh-seeds 2 --workers 2'
+    prepare(list(grammar_stories(400, seed=1)), list(grammar_stories(40, seed=2)), 320, tmp_path/'data', 'tales')
+    words = '--preset tiny.json --data tales --trials 3 --search lr=1e-3:1e-1:log --fresh-seeds 2 --workers 2'
     command = [sys.executable, '-m', 'piny.commands.tune', *words.split()]
     folder = tmp_path/'results'/'tune-tiny'
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True) as first:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not list(folder.glob('runs/*/metrics.jsonl')):  # half time of a trial
             assert time.monotonic() < deadline and first.poll() is None
             time.sleep(.05)
