@@ -27,6 +27,7 @@ from .machine import (DTYPES, autocast, best_device, best_precision, peak_memory
                           reset_peak_memory)
 from .model import Transformer, flops_per_token, n_params
 from .optimizer import make_optimizer
+from .product import product
 from .timing import faster, middle, take_turns
 from .tokenizer import train_tokenizer
 
@@ -91,10 +92,12 @@ N_MATRIX = 4_096 # rows of the large product
 
 PROMISED = dict(H100=989e12, H200=989e12, A100=312e12, L40S=362e12, L4=121e12) # of bf16, without sparsity
 
-def large_product(precision:str)->Callable: # () -> the product; a name in `DTYPES`
+def large_product(precision:str, # a name in `DTYPES`
+                  n:int=N_MATRIX, # rows
+                 )->Callable:    # () -> the product
     "One product of large square matrices."
-    matrix = torch.randn(N_MATRIX, N_MATRIX, device=best_device()).to(DTYPES[precision])
-    return lambda: matrix @ matrix
+    matrix = torch.randn(n, n, device=best_device()).to(DTYPES[precision])
+    return lambda: product(matrix, matrix)
 
 def promised_rate(name:str)->float|None: # operations a second in bf16; None: not known
     "What the maker of a GPU of this name promises."
@@ -121,22 +124,22 @@ def training_speed(shape:str,      # a name in `SHAPES`
     peers['product'] = large_product(best_precision(best_device()))
     seconds = take_turns(peers, rounds)
     torch.set_num_threads(before)
-    product = seconds.pop('product')
+    largest = seconds.pop('product')
     flops = flops_per_token(cfg) * batch_size*cfg.max_seq_len # of a step
     about = dict(work=f'training, {shape}', parameters=n_params(cfg), threads=threads,
                  batch=f'{batch_size}×{cfg.max_seq_len}')
     return [about | program(name)
                   | faster(of, seconds['Hugging Face, fp32'])
-                  | dict(product_share=share_of(flops, of, product))
+                  | dict(product_share=share_of(flops, of, largest))
                   | mfu(flops / np.median(of))
             for name, of in seconds.items()]
 
 def share_of(flops:float,         # of one call
              seconds:list[float], # of each call
-             product:list[float], # of the large product in the same rounds
+             largest:list[float], # of the large product in the same rounds
             )->float:
     "The rate of operations of a program as a share of that of the large product."
-    return middle(flops / 2 / N_MATRIX**3 * np.divide(product, seconds))[0]
+    return middle(flops / 2 / N_MATRIX**3 * np.divide(largest, seconds))[0]
 
 # %% ../nbs/66_peers.ipynb #b1e13baa
 def in_a_process(work:Callable, *args): # importable; what `work` returns
