@@ -99,7 +99,7 @@ def make(job:Job, data:Dataset, valid:Stories,
             about = about | floors(job, data, valid) | dict(variant=job.variant, role=job.role)
             run(job.model, job.train, data, job.folder, about, on_step=reporter(job),
                 keep=int(job.flops > LONG), half=job.role == 'verdict' and job.train.seed == 0)
-            for path in checkpoints(job.folder): remove(path)
+            for path in checkpoints(job.folder) if settled(job) else (): remove(path)
         except Exception: claim_file(job, 'failed').write_text(traceback.format_exc())
         finally:
             if is_mine(job): claim_file(job, 'json').unlink(missing_ok=True)
@@ -379,7 +379,7 @@ def pace(study:Study,
     marks = [] # time and step
     def enough(at):
         marks.append((time.perf_counter(), at.step))
-        return marks[-1][0] - marks[0][0] > seconds
+        return len(marks) > 4 and marks[-1][0] - marks[0][0] > seconds
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with TemporaryDirectory() as folder:
