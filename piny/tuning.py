@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'FIXED', 'around', 'ranges_of', 'has', 'tried', 'Tuning', 'trial_run', 'tune', 'rounded', 'check', 'gain',
            'result', 'words', 'Found', 'read_tuning', 'history', 'importance', 'by_field', 'draw_tuning']
 
-# %% ../nbs/39_tuning.ipynb #fa8fd3fc
+# %% ../nbs/39_tuning.ipynb #ba7f7c3f
 import json, math, time, warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
@@ -30,7 +30,7 @@ from .run import fingerprints, run
 from .search import HALF, Search, distribution, search, study_of, write_trials
 from .style import STYLE, save_figure
 
-# %% ../nbs/39_tuning.ipynb #225f4741
+# %% ../nbs/39_tuning.ipynb #b89e2fbb
 KINDS = {f.name: f.type for cls in (ModelConfig, TrainConfig) for f in fields(cls)}
 FIXED = 'steps', 'decay_steps', 'eval_every', 'seed' # they follow from the budget, or are stated
 
@@ -63,7 +63,7 @@ def has(within:BaseDistribution, value)->bool:
     if isinstance(within, CategoricalDistribution): return value in within.choices
     return within.low <= value <= within.high
 
-# %% ../nbs/39_tuning.ipynb #9cc1d490
+# %% ../nbs/39_tuning.ipynb #7676cbc6
 def tried(base:Preset,
           values:dict, # from field to value
          )->Preset:
@@ -76,7 +76,7 @@ def tried(base:Preset,
                     eval_every=scaled(train.eval_every))
     return replace(base, model=model, train=train)
 
-# %% ../nbs/39_tuning.ipynb #8c7ea4de
+# %% ../nbs/39_tuning.ipynb #30893d32
 @dataclass(frozen=True)
 class Tuning:
     "What is tuned, on what, and where it is kept."
@@ -127,7 +127,7 @@ class Tuning:
         for path in folder.glob('step-*'): remove(path) # checkpoints of a run that is finished
         return record | dict(run=folder.name)
 
-# %% ../nbs/39_tuning.ipynb #3c958766
+# %% ../nbs/39_tuning.ipynb #30891eb1
 def trial_run(tuning:Tuning,
               trial:Trial,
               stopping:Callable[[], bool]=lambda: False, # whether to end after a step
@@ -163,7 +163,7 @@ def tune(tuning:Tuning,
         on_trial(trial)
     return search(found, lambda trial: trial_run(tuning, trial, stopping), most, keep, stopping)
 
-# %% ../nbs/39_tuning.ipynb #b748efe7
+# %% ../nbs/39_tuning.ipynb #73b7cd21
 def rounded(values:dict, # from field to value
             ranges:dict[str, BaseDistribution],
            )->dict:
@@ -207,7 +207,7 @@ def gain(checks:list[dict] # from `check`
     interval = ttest_ind(tuned, preset).confidence_interval()
     return sum(tuned)/len(tuned) - sum(preset)/len(preset), interval.low, interval.high
 
-# %% ../nbs/39_tuning.ipynb #c90bf907
+# %% ../nbs/39_tuning.ipynb #ea748d12
 def result(tuning:Tuning,
            checks:list[dict], # from `check`
           )->Preset:
@@ -227,7 +227,7 @@ def words(checks:list[dict])->str: # from `check`
     return (f'on {n} fresh seeds the winner is {verdict}: {difference:+.4f} bits per byte, '
             f'95 % interval {low:+.4f} to {high:+.4f}')
 
-# %% ../nbs/39_tuning.ipynb #529a0f8c
+# %% ../nbs/39_tuning.ipynb #43c2f12c
 @dataclass(frozen=True)
 class Found:
     "The records of a tuning."
@@ -270,19 +270,16 @@ def _optunas(plot:Callable, found:Found)->plt.Axes:
     ax.title.set_fontsize('medium')
     return ax
 
-# %% ../nbs/39_tuning.ipynb #5768f62e
+# %% ../nbs/39_tuning.ipynb #a697357e
 def by_field(found:Found)->plt.Figure:
     "The loss over each field that was searched, and the check."
     ranges = ranges_of(found.texts)
-    finished = sorted(line['loss'] for line in found.trials if line['loss'] is not None)
-    first = found.trials[0]['loss'] or finished[-1]
-    top = max(first, finished[len(finished)//2])
-    top += (top - finished[0]) * .15
+    low, top = _limits(found)
     n = len(ranges) + bool(found.checks)
     fig, axes = plt.subplots(1, n, figsize=(.8 + 1.6*n, 3.1), layout='constrained', sharey=True, squeeze=False)
     for ax, (name, values) in zip(axes[0], ranges.items()): _field(ax, found, name, values, top)
     if found.checks: _check(axes[0, -1], found.checks)
-    axes[0, 0].set(ylabel='bits per byte', ylim=(None, top))
+    axes[0, 0].set(ylabel='bits per byte', ylim=(low, top))
     tokens = found.plan['train.steps'] * found.plan['train.batch_size'] * found.plan['model.max_seq_len']
     says = (f'{found.name}: {len(found.trials)} trials of the preset {found.plan["plan.preset"]}, '
             f'{tokens/1e6:.2g} million tokens each')
@@ -291,6 +288,14 @@ def by_field(found:Found)->plt.Figure:
     fig.supxlabel('ring: the preset; red: the winner; triangle: worse than is shown; cross: given up at half '
                   'time, or diverged', x=0, ha='left', fontsize=8, color='0.4')
     return fig
+
+def _limits(found:Found)->tuple[float, float]:
+    finished = sorted(line['loss'] for line in found.trials if line['loss'] is not None)
+    checked = [line['loss'] for line in found.checks if line['loss'] is not None]
+    low, high = min([finished[0], *checked]), max([finished[2*len(finished)//3], *checked])
+    if found.trials[0]['loss']: high = max(high, found.trials[0]['loss'])
+    margin = (high - low) * .08
+    return low - margin, high + margin
 
 def _field(ax, found:Found, name:str, values:BaseDistribution, top:float):
     choices = [*values.choices] if isinstance(values, CategoricalDistribution) else None
@@ -325,7 +330,7 @@ def _check(ax, checks:list[dict]):
     ax.set_xticks(range(len(sides)), sides)
     ax.set(xlim=(-.6, len(sides) - .4), title='fresh seeds')
 
-# %% ../nbs/39_tuning.ipynb #62dfcdfe
+# %% ../nbs/39_tuning.ipynb #d4547b04
 def draw_tuning(folder:Path,  # of the records
                 figures:Path, # gets `history`, `importance` and `by_field`
                )->list[Path]: # what was written

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['command', 'searched', 'asked', 'decided', 'work', 'left', 'hired', 'watch', 'report', 'main']
 
-# %% ../../nbs/commands/tune.ipynb #926daef9
+# %% ../../nbs/commands/tune.ipynb #b9a41028
 import os, re, signal, sys, threading
 import multiprocessing as mp
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from ..config import PRESETS, FieldError, ModelConfig, TrainConfig, extra, find_
 from ..files import read_json
 from ..presets import preset_name, preset_of, write_preset
 
-# %% ../../nbs/commands/tune.ipynb #dabadfde
+# %% ../../nbs/commands/tune.ipynb #8789d5ae
 def command()->Command:
     "The options of `piny_tune`."
     made = Command('piny_tune', 'Search for the training that suits a model and a budget, check it on '
@@ -82,7 +82,7 @@ def decided(model:ModelConfig, train:TrainConfig, folder:Path)->TrainConfig:
     tokens = train.steps * train.batch_size * model.max_seq_len
     return decide(train, flops_per_token(model) * tokens, best_device())
 
-# %% ../../nbs/commands/tune.ipynb #14f54a2f
+# %% ../../nbs/commands/tune.ipynb #37cae0ea
 def work(tuning,       # a `piny.tuning.Tuning`
          trials:int,   # in all
          seeds:int,    # of the check
@@ -140,7 +140,7 @@ def watch(tuning, alive:list[mp.Process], trials:int, came:list[int]):
     if came or 0 in codes or not codes: return
     raise Failed(f'all workers ended early, with the codes {codes}; the same command goes on')
 
-# %% ../../nbs/commands/tune.ipynb #7bd3b41e
+# %% ../../nbs/commands/tune.ipynb #25104944
 def report(tuning, seeds:int)->str:
     "Write the preset, draw the figures, and say what was found."
     from piny.tuning import check, draw_tuning, result, words
@@ -172,5 +172,5 @@ def main(args:Sequence[str]|None=None):
         if came: made.exit(128 + came[0], 'stopped; finished trials are kept, and the same command goes on\n')
         print(report(tuning, seeds))
 
-# %% ../../nbs/commands/tune.ipynb #73df4c4a
+# %% ../../nbs/commands/tune.ipynb #cd1fbcbc
 if __name__ == '__main__' and __spec__: main() # `-m piny.commands.tune`, but not in a notebook
