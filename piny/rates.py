@@ -11,7 +11,7 @@ import numpy as np
 from dataclasses import dataclass
 from textwrap import wrap
 from .comparison import end_loss, seed_list, with_role
-from .figures import WIDTH, axes_at, page
+from .figures import axes_at, page
 from .panels import BASELINE, display_name, look, short
 from .plan import lowest, mean_losses
 from .style import STYLE

@@ -214,20 +214,25 @@ def report(study:Study):
     print(verdicts(records))
 
 def draw(args:Sequence[str]|None=None): # words of the command line; None: this program's
-    "The command `piny_draw`: redraw the figures of a study from its records."
-    command = Command('piny_draw', 'Redraw the figures of a study from its records; '
-                                   'nothing is trained.')
-    command.add_argument('study', help='a folder in results/, as in tinystories-small')
+    "The command `piny_draw`: redraw the figures of a study from its records, or the ladder of several."
+    command = Command('piny_draw', 'Redraw the figures of a study from its records; nothing is trained.')
+    command.add_argument('studies', nargs='+', metavar='study',
+                         help='a folder in results/, as in tinystories-small; of several, which differ in '
+                              'size or budget alone, the ladder is drawn')
     command.add_argument('--csv', action='store_true', help='print a row for each run, and draw nothing')
     given = command.given(args)
     with command.answers():
         with extra('ablate'): from piny.findings import draw_study
-        name = found_study(given['study'])
         from piny.comparison import record_table
+        from piny.ladder import save_ladder
         from piny.record import load_records
-        records = load_records(find_root()/'results'/name)
-        if given['csv']: return print(record_table(records).to_csv(index=False), end='')
-        for path in draw_study(records, find_root()/'figures'/name): print(path)
+        names = [found_study(name) for name in given['studies']]
+        studies = [load_records(find_root()/'results'/name) for name in names]
+        if given['csv']:
+            return print(record_table(sum(studies, [])).to_csv(index=False), end='')
+        if len(names) == 1: drawn = draw_study(studies[0], find_root()/'figures'/names[0])
+        else: drawn = save_ladder(studies, find_root()/'figures')
+        for path in drawn: print(path)
 
 def found_study(given:str # its name, or its folder in results/
                )->str:
