@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['sentence', 'difference', 'in_words', 'all_declared', 'compared_all', 'Findings', 'all_findings', 'not_run',
-           'overview', 'verdicts', 'draw_study']
+           'overview', 'verdicts', 'draw_study', 'still_missing', 'missing_words']
 
 # %% ../nbs/59_findings.ipynb #21a03690
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
@@ -15,6 +16,7 @@ from .ablation import QUESTIONS
 from .config import choose
 from .figures import draw_overview, draw_question
 from .panels import NOISE, display_name
+from .plan import role_of, seeds_of, whole
 from .comparison import again, at_shared_rate, by_variant, compare, finished, seed_list, signed
 from .rates import draw_rates, rate_words, searches
 from .statistics import MARGIN, Comparison
@@ -226,3 +228,19 @@ def draw_study(records:list, # dicts as in record.json with their `metrics`, of 
     figures['rates'] = draw_rates(records, QUESTIONS)
     saved = [save_figure(figure, Path(folder)/name) for name, figure in figures.items() if figure]
     return [path for paths in saved for path in paths]
+
+# %% ../nbs/59_findings.ipynb #4430f4e9
+def still_missing(plan:dict,    # as in plan.json
+                  records:list, # what is on record of the study
+                 )->dict[str, int]: # variant to verdict runs that are missing
+    "What a study lacks; a variant whose search ended without a learning rate lacks nothing."
+    all_of_it = whole(plan)
+    without = {v for v, its in searches(records).items() if its.edge}
+    done = Counter(r['variant'] for r in records if r.get('role', role_of(r['seed'])) != 'rate')
+    wanted = {v: len(seeds_of(v, all_of_it['seeds'])) for v in ('baseline', *all_of_it['variants'], 'again')}
+    return {v: n - done[v] for v, n in wanted.items() if n > done[v] and v not in without}
+
+def missing_words(plan:dict, records:list)->str: # '' if nothing is
+    "'missing: baseline (5 runs), no norm (1 run)'."
+    parts = [f'{display_name(v)} ({n} run{"s" * (n > 1)})' for v, n in still_missing(plan, records).items()]
+    return f'missing: {", ".join(parts)}' if parts else ''

@@ -177,8 +177,8 @@ def _draw_panel(ax, rungs:list, variants:list, bands:dict):
             ax.axhline(low, color=its['color'], alpha=.4, lw=.6, zorder=0)
         aside = 2**(.12 * (i - (len(variants) - 1)/2))
         for k, size in enumerate(sizes):
-            here = [(r.flops * aside, r.compared[v]) for r in rungs if r.n_params == size and v in r.compared]
-            here = [(x, c) for x, c in here if c.measured]
+            of_size = [r for r in rungs if r.n_params == size and v in r.compared]
+            here = [(r.flops * aside, r.compared[v]) for r in of_size if r.compared[v].measured]
             ax.plot([x for x, _ in here], [c.mean for _, c in here], color=its['color'], ls=its['ls'],
                     lw=1 + k, marker='', zorder=3)
             for x, c in here: _draw_effect(ax, x, c, its)
@@ -188,7 +188,8 @@ def _draw_effect(ax, x:float, c, its:dict):
     "One difference with its interval."
     color = its['color']
     ax.plot([x, x], [c.low, c.high], lw=1.6, color=color, solid_capstyle='butt', zorder=4)
-    ax.plot(x, c.mean, its['marker'], ms=6, mew=1.3, mec=color, mfc=color if c.decided else 'white', zorder=6, clip_on=False)
+    face = color if c.decided else 'white'
+    ax.plot(x, c.mean, its['marker'], ms=6, mew=1.3, mec=color, mfc=face, zorder=6, clip_on=False)
 
 def _name(r:Rung)->str: return f'{short(r.n_params)} parameters, {short(r.tokens)} tokens'
 
@@ -200,7 +201,8 @@ def draw_ladder(rungs:list # of `Rung`, from `ladder`
     found = {w: d for w, d in zip(words, decisions(cheap.losses, dear.losses)) if d}
     bands = {}
     for c in claims(): bands.setdefault(c.variant, []).append((c.low, c.high))
-    panels = {q: [v for v in variants if any(v in r.compared for r in rungs)] for q, variants in QUESTIONS.items()}
+    ran = {v for r in rungs for v in r.compared}
+    panels = {q: [v for v in variants if v in ran] for q, variants in QUESTIONS.items()}
     panels = {q: variants for q, variants in panels.items() if variants}
     heights = [max(1.3, .2 * len(variants)) for variants in panels.values()]
     text = '\n'.join(wrap(_caption(rungs, panels, bands), 92))
