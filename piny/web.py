@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['VALUES', 'PAGE', 'PARTS', 'weights_of', 'sentencepiece_values', 'piece_value', 'byte_bpe_values', 'cut_values',
-           'tokenizer_values', 'script_of', 'write_parts', 'write_model_script', 'write_web']
+           'tokenizer_values', 'script_of', 'write_parts', 'write_model_script', 'write_web', 'kept_models', 'pair']
 
 # %% ../nbs/65_web.ipynb #ef756c5b
 import base64, json, shutil
 import numpy as np
+from collections.abc import Iterable
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from .bpe import ByteTokenizer
+from .files import read_json
 from .llama import Kind, proto_of
 from .model import Transformer
 from .tokenizer import SPACE, AnyTokenizer, Tokenizer
@@ -116,3 +118,22 @@ def write_web(folder:Path, # which exists
     write_model_script(folder, model, tok)
     write_parts(folder)
     shutil.copyfile(PAGE/'index.html', folder/'index.html')
+
+# %% ../nbs/65_web.ipynb #c1d2e3f1
+def kept_models(results:Path # with a folder for each study
+               )->dict[str, dict[str, Path]]: # study to variant to a model's folder, the baseline first
+    "The models that studies keep."
+    found = {}
+    for weights in sorted(results.glob('*/*/model/model.safetensors')):
+        record = read_json(weights.parent.parent/'record.json')
+        found.setdefault(record['study'], {})[record['variant']] = weights.parent
+    return {study: dict(sorted(of.items(), key=lambda item: item[0] != 'baseline'))
+            for study, of in found.items() if 'baseline' in of}
+
+def pair(study:str,
+         names:Iterable[str], # of models in `kept_models`, the baseline first
+        )->str: # HTML without the script; '' if there is nothing to put beside the baseline
+    "A widget that tells a story with the baseline and one with a variant."
+    models = ' '.join(f'{study}-{name}' for name in names)
+    if ' ' not in models: return ''
+    return f'<div data-piny="pair" data-models="{models}">\n<p>Two stories are told here by models of {study}.</p>\n</div>'

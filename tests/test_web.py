@@ -6,7 +6,7 @@ from axe_playwright_python.sync_playwright import Axe
 from piny.checkpoint import load
 from piny.config import Sampling
 from piny.generation import generate
-from piny.web import write_web
+from piny.web import pair, write_model_script, write_parts, write_web
 
 WORDS = '.piny-story [role=button]:not([hidden])'
 
@@ -171,3 +171,17 @@ def test_a_model_that_is_not_there_is_named(page, folder, tmp_path):  # noqa: F8
     page.goto(f'file://{tmp_path}/index.html')
     page.get_by_role('button', name='Tell').click()
     page.wait_for_function("document.querySelector('.piny-status').textContent.includes('model.js could not be loaded')")
+
+
+def test_two_models_tell_side_by_side(page, tmp_path, shipped):  # noqa: F811
+    write_parts(tmp_path)
+    for name in ('baseline', 'no_rope', 'gelu'): write_model_script(tmp_path, *shipped, f'small-{name}', f'of {name}')
+    html = pair('small', ['baseline', 'no_rope', 'gelu'])
+    (tmp_path/'index.html').write_text(f'<!DOCTYPE html><main>{html}</main><script src="widgets.js"></script>')
+    page.goto(f'file://{tmp_path}/index.html')
+    page.get_by_label('Beside the baseline').select_option('gelu')
+    page.wait_for_function("document.querySelectorAll('.piny-told').length === 2")
+    page.wait_for_function("document.querySelector('.piny-status').textContent === 'Both stories are told.'")
+    one, other = page.locator('.piny-told').all_text_contents()
+    assert one == other != ''  # one model under two names, one seed: one story
+    assert 'of gelu' in page.locator('.piny-columns').text_content()

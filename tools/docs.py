@@ -19,8 +19,12 @@ from nbdev.frontmatter import FrontmatterProc
 from nbdev.process import NBProcessor, Processor
 from nbdev.processors import (clean_magics, filter_stream_, hide_, hide_line, populate_language, rm_export,
                               rm_header_dash, strip_ansi, strip_hidden_metadata)
+from piny.ablation import QUESTIONS
 from piny.checkpoint import load
-from piny.web import write_model_script
+from piny.findings import compared_all, difference
+from piny.record import load_records
+from piny.web import kept_models, pair, write_model_script
+from piny.weights import read_model
 
 PROC, DOCS = ROOT/'_proc', ROOT/'_docs'
 
@@ -177,6 +181,15 @@ def add_reference():
     for page, (_, text) in reference_pages().items(): write_md(PROC/page, page, text)
 
 
+def beside(source):
+    "The end of a question's page: its variants tell stories beside the baseline, where a study kept their weights."
+    question = source.removeprefix('ablations/').removesuffix('.ipynb')
+    if question not in QUESTIONS: return
+    for study, kept in kept_models(ROOT/'results').items():
+        widget = pair(study, [v for v in kept if v == 'baseline' or v in QUESTIONS[question]])
+        if widget: yield f'## In their own words\n\n{widget}\n<script src="../piny/web/widgets.js"></script>'
+
+
 def add_page(source):
     "Process one notebook or Markdown file of the repository into `_proc/`."
     dest = PROC/site_path(source)
@@ -196,6 +209,7 @@ def add_page(source):
         for data in (o['data'] for o in cell.get('outputs', []) if 'data' in o):
             if md := data.get('text/markdown'): data['text/markdown'] = site_links(''.join(md), source)
             if svg := data.get('image/svg+xml'): data['image/svg+xml'] = picture_links(''.join(svg), source)
+    nb.cells += [mk_cell(site_links(text, source), 'markdown') for text in beside(source)]
     nb.cells.insert(1, mk_cell(way(source), 'markdown'))
     write_nb(nb, dest)
 
@@ -257,6 +271,17 @@ def search_index(docs):
 
 # -- the whole site
 
+def write_models(folder):
+    "Write what pages fetch when a story is asked for: the model that ships, and those that studies kept."
+    write_model_script(folder, *load(), 'stories-1m')
+    for study, kept in kept_models(ROOT/'results').items():
+        compared = compared_all(load_records(ROOT/'results'/study))
+        for name, path in kept.items():
+            said = compared.get(name)
+            about = f'{said.verdict}: {difference(said)} bits per byte' if said and said.measured else ''
+            write_model_script(folder, *read_model(path), f'{study}-{name}', about)
+
+
 def render():
     "Make pages of what is in `_proc/`."
     if quarto := shutil.which('quarto'): subprocess.run([quarto, 'render', PROC], check=True)
@@ -265,8 +290,9 @@ def render():
         for page in (PROC/'_docs').rglob('*.html'): finish(page)
         search_index(PROC/'_docs')
     for folder, there in STATIC.items():
-        if (ROOT/folder).is_dir(): shutil.copytree(ROOT/folder, PROC/'_docs'/there, dirs_exist_ok=True)
-    write_model_script(PROC/'_docs'/'web', *load(), 'stories-1m')  # fetched by those who want a story
+        if (ROOT/folder).is_dir(): shutil.copytree(ROOT/folder, PROC/'_docs'/there, dirs_exist_ok=True,
+                                                    ignore=shutil.ignore_patterns('index.html'))
+    write_models(PROC/'_docs'/'web')
 
 
 def site(changed=None):

@@ -36,12 +36,13 @@ function make(tag, attributes = {}, ...children) {
   return element
 }
 
-const percent = p => p >= .9995 ? '100 %' : `${(100 * p).toFixed(p < .1 ? 1 : 0)} %`
+const percent = p => `${(100 * p).toFixed(p < .1 || p > .99 ? 1 : 0)} %`
 const count = n => n.toLocaleString('en')
 
 // -- a story that is being told: the words so far, and for each what could have stood there
 
 const MOST = 400 // tokens of a story
+const BUDGET = 24 // milliseconds of a frame that are spent on telling
 
 class Teller {
   constructor({file, model, tok}) {
@@ -174,7 +175,8 @@ class Story {
     this.words = make('div', {class: 'piny-panel'})
     this.heads = make('div', {class: 'piny-panel'})
     this.kept = make('div', {class: 'piny-panel'})
-    this.panels = make('div', {class: 'piny-panels', hidden: ''}, this.words, this.heads, this.kept)
+    this.panels = make('div', {class: 'piny-panels', hidden: ''}, this.words,
+      make('div', {}, this.heads, this.kept))
     this.root.replaceChildren(
       labelled('How the story begins', this.opening),
       make('div', {class: 'piny-row'}, this.buttons, labelled('Seed', this.seed)),
@@ -239,13 +241,15 @@ class Story {
     const began = performance.now()
     const already = this.teller.places.length
     const frame = () => {
-      const until = performance.now() + 12
+      const until = performance.now() + BUDGET
       while (this.isRunning && !this.teller.isAtEnd && performance.now() < until) this.step()
       const n = this.teller.places.length - already
       this.speed = 1000 * n / (performance.now() - began)
       if (this.teller.isAtEnd) this.isRunning = false
-      this.show()
-      if (this.isRunning) requestAnimationFrame(frame)
+      if (!this.isRunning) { this.show(); return }
+      this.showStory() // the other panels wait for the end
+      this.showKept(this.teller.at(this.selected))
+      requestAnimationFrame(frame)
     }
     frame()
   }
@@ -374,12 +378,14 @@ class Story {
     const forgotten = start ? ` The first ${start} tokens of the text are forgotten.` : ''
     this.kept.replaceChildren(make('p', {class: 'piny-title'}, 'The cache'), meter,
       make('p', {}, `${filled} of at most ${cfg.max_seq_len} tokens. For each a key and a value are kept: ${cfg.n_layers} layers × ` +
-        `${cfg.n_kv_heads} heads × ${cfg.dim / cfg.n_heads} numbers, twice, or ${count(each)}; ` +
+        `${cfg.n_kv_heads} heads × ${cfg.dim / cfg.n_heads} numbers, twice: ${count(each)} numbers a token, ` +
         `${(each * filled * 4 / 1024).toFixed(1)} KB in all.${forgotten}`))
   }
 }
 
 // -- two models side by side: one opening, one seed, the same random numbers
+
+const shown = name => name.split('-').at(-1).replaceAll('_', ' ') // STUDY-no_rope: no rope
 
 class Pair {
   constructor(root) {
@@ -393,7 +399,7 @@ class Pair {
     this.opening = make('textarea', {rows: 2, spellcheck: 'false'})
     this.opening.value = this.root.dataset.opening || 'Once upon a time'
     this.seed = make('input', {type: 'number', min: 0, max: 999999, step: 1, value: 0})
-    this.which = make('select', {onchange: () => this.tell()}, ...variants.map(name => make('option', {value: name}, name)))
+    this.which = make('select', {onchange: () => this.tell()}, ...variants.map(name => make('option', {value: name}, shown(name))))
     const [how, group] = sliders(() => {})
     this.how = how
     this.status = make('p', {class: 'piny-status', role: 'status'}, 'The two models are loaded when you press Tell.')
@@ -404,7 +410,7 @@ class Pair {
         make('div', {class: 'piny-buttons'},
           make('button', {type: 'button', class: 'piny-first', onclick: () => this.tell()}, 'Tell'),
           make('button', {type: 'button', onclick: () => this.another()}, 'Another seed')),
-        labelled(`Beside ${baseline}`, this.which), labelled('Seed', this.seed)),
+        labelled(`Beside the ${shown(baseline)}`, this.which), labelled('Seed', this.seed)),
       group, this.status, this.columns)
   }
 
@@ -421,7 +427,7 @@ class Pair {
       const opened = []
       for (const name of names) opened.push(await open(name))
       if (turn !== this.turn) return
-      this.status.textContent = 'One opening, one seed: where both would draw alike, the same random number draws.'
+      this.status.textContent = 'One opening, one seed, and for each place in the text one random number, with which both draw.'
       const columns = opened.map(one => this.column(one))
       this.columns.replaceChildren(...columns.map(({element}) => element))
       this.run(columns, turn)
@@ -434,7 +440,7 @@ class Pair {
     const teller = new Teller(opened)
     teller.begin(this.opening.value)
     const text = make('p', {class: 'piny-told'})
-    const element = make('section', {}, make('p', {class: 'piny-title'}, opened.file.name), text, make('p', {}, opened.file.about))
+    const element = make('section', {}, make('p', {class: 'piny-title'}, shown(opened.file.name)), text, make('p', {}, opened.file.about))
     return {teller, text, element}
   }
 
@@ -442,7 +448,7 @@ class Pair {
     const {how} = this
     const seed = Number(this.seed.value)
     const frame = () => {
-      const until = performance.now() + 12
+      const until = performance.now() + BUDGET
       const open = () => turn === this.turn && columns.some(({teller}) => !teller.isAtEnd)
       while (open() && performance.now() < until) {
         for (const {teller} of columns) if (!teller.isAtEnd) teller.take(teller.drawn(how, seed))
@@ -452,6 +458,7 @@ class Pair {
         text.replaceChildren(make('b', {}, this.opening.value), piny.textAfter(teller.tok, teller.opening.at(-1), ids))
       }
       if (open()) requestAnimationFrame(frame)
+      else if (turn === this.turn) this.status.textContent = 'Both stories are told.'
     }
     frame()
   }
