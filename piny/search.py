@@ -105,9 +105,9 @@ class Search:
 
 # %% ../nbs/38_search.ipynb #3caa8e82
 def search(found:Search,
-           objective:Callable[[Trial], float|None],   # the loss; None if it was stopped; raises `TrialPruned`
+           objective:Callable[[Trial], float|None],   # loss; None if stopped; raises `TrialPruned`
            most:int,                                  # trials in all
-           on_trial:Callable[[FrozenTrial], None]=lambda trial: None, # after each that was made here
+           on_trial:Callable[[FrozenTrial], None]=lambda trial: None, # after each made here
            stopping:Callable[[], bool]=lambda: False, # whether to make no more
           )->bool:                                    # False if it was stopped
     "Make trials until there are enough of them, beside whoever else does."
@@ -129,7 +129,7 @@ def search(found:Search,
         if made: on_trial(found.trials()[trial.number])
     return False
 
-def outcome(objective:Callable, trial:Trial)->dict: # what `Study.tell` takes; empty if it was stopped
+def outcome(objective:Callable, trial:Trial)->dict: # what `Study.tell` takes; empty if stopped
     "Make a trial."
     try: loss = objective(trial)
     except optuna.TrialPruned: return dict(state=TrialState.PRUNED)

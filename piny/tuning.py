@@ -51,9 +51,11 @@ def ranges_of(texts:dict[str, str] # from field to range, as typed
     known = [name for name in KINDS if name not in FIXED]
     found = {}
     for name, text in texts.items():
-        if name in FIXED: raise FieldError('search', f'names {name}, which is not searched: it follows '
-                                                     'from the budget, or is stated')
-        if name not in known: raise FieldError('search', f'has an {unknown(name, known, "field")}'.rstrip(';'))
+        if name in FIXED:
+            raise FieldError('search', f'names {name}, which is not searched: it follows from the '
+                                       'budget, or is stated')
+        if name not in known:
+            raise FieldError('search', f'has an {unknown(name, known, "field")}'.rstrip(';'))
         kinds = getattr(KINDS[name], '__args__', [KINDS[name]]) # of `int|None` the first
         found[name] = distribution(name, text, kinds[0])
     return found
@@ -70,7 +72,8 @@ def tried(base:Preset,
     "The preset with other values and the same number of tokens; ValueError if it cannot be built."
     model = replace(base.model, **{k: v for k, v in values.items() if hasattr(base.model, k)})
     train = replace(base.train, **{k: v for k, v in values.items() if hasattr(base.train, k)})
-    before, now = [t.batch_size * m.max_seq_len for m, t in ((base.model, base.train), (model, train))]
+    before = base.train.batch_size * base.model.max_seq_len # tokens of a step
+    now = train.batch_size * model.max_seq_len
     def scaled(steps): return max(1, round(steps * before / now)) if steps else 0
     train = replace(train, steps=scaled(train.steps), decay_steps=scaled(train.decay_steps),
                     eval_every=scaled(train.eval_every))
@@ -84,7 +87,7 @@ class Tuning:
     base:Preset  # the preset, with the seed of all trials, and precision and compilation decided
     texts:dict   # from field to range, as typed
     data:Dataset
-    folder:Path  # gets `plan.json`, `trials.jsonl`, `checks.jsonl`, the journal, and a folder for each run
+    folder:Path  # gets `plan.json`, `trials.jsonl`, `checks.jsonl`, the journal, and `runs/`
     seed:int=0   # of the sampler
 
     def plan(self)->dict: # flat, as `piny.record.settings`
@@ -95,13 +98,13 @@ class Tuning:
                 settings(self.base.model, self.base.train, fingerprints(self.data)))
 
     def first(self)->dict: # from field to value
-        "What the preset has in the fields that are searched; FieldError where its range leaves that out."
+        "What the preset has in the fields that are searched; FieldError for a range without it."
         own = asdict(self.base.model) | asdict(self.base.train)
         for name, within in ranges_of(self.texts).items():
             if has(within, own[name]): continue
-            raise FieldError('search', f'says {name}={self.texts[name]}, and {own[name]}, which the preset has, '
-                                       f'is not in there: the first trial is the preset. Give {name} another '
-                                       'value as an option, or widen the range')
+            raise FieldError('search', f'says {name}={self.texts[name]}, and {own[name]}, which the '
+                                       'preset has, is not in there: the first trial is the preset. '
+                                       f'Give {name} another value as an option, or widen the range')
         return {name: own[name] for name in self.texts}
 
     def open(self)->Search:
@@ -110,19 +113,21 @@ class Tuning:
         path = self.folder/'plan.json'
         with found.claim('plan'):
             if not path.exists(): write_text(path, json.dumps(self.plan(), indent=1))
-        must_agree(read_json(path), self.plan(), self.folder, way_out='go on with that, or name another --study')
+        must_agree(read_json(path), self.plan(), self.folder,
+                   way_out='go on with that, or name another --study')
         return found
 
     def run(self, values:dict, # from field to value
             seed:int,
             on_step:Callable[[Progress], bool]=lambda at: False, # whether to stop
-           )->dict|None:       # its record, with `run`, the name of its folder; None if it was stopped
+           )->dict|None:       # its record, and `run`, its folder's name; None if it was stopped
         "Train with these values, unless that was done, from where it was interrupted."
         found = tried(self.base, values)
         train = replace(found.train, seed=seed, eval_every=math.ceil(found.train.steps/2))
         folder = self.folder/'runs'/run_key(found.model, train, fingerprints(self.data))
         record = read_record(folder)
-        if not record: record = run(found.model, train, self.data, folder, keep=1, on_step=on_step)[1]
+        if not record:
+            record = run(found.model, train, self.data, folder, keep=1, on_step=on_step)[1]
         if not record: return
         for path in folder.glob('step-*'): remove(path) # checkpoints of a run that is finished
         return record | dict(run=folder.name)
@@ -132,7 +137,7 @@ def trial_run(tuning:Tuning,
               trial:Trial,
               stopping:Callable[[], bool]=lambda: False, # whether to end after a step
              )->float|None: # bits per byte at the end; None if it was stopped
-    "Train with the values of a trial; `TrialPruned` if it diverged, was in the worst quarter at half time, or cannot be."
+    "Train with the values of a trial; `TrialPruned` if it diverged, was given up, or cannot be built."
     try: tried(tuning.base, trial.params)
     except ValueError as e: # as where heads do not divide a width
         trial.set_user_attr('trouble', str(e))
@@ -176,8 +181,8 @@ def rounded(values:dict, # from field to value
 def check(tuning:Tuning,
           seeds:int=3, # fresh ones, each for the preset and for the winner
           stopping:Callable[[], bool]=lambda: False, # whether to end after a step
-         )->list[dict]|None: # `which`, `seed`, `loss`, `run`, and the values; None if it was stopped
-    "Train the winner and the preset with fresh seeds, beside whoever else does, and keep a line for each."
+         )->list[dict]|None: # `which`, `seed`, `loss`, `run`, the values; None if it was stopped
+    "Train winner and preset with fresh seeds, beside whoever else does, and keep a line for each."
     found = tuning.open()
     sides = dict(preset=tuning.first(), tuned=rounded(found.study.best_params, found.ranges))
     after = tuning.base.train.seed + 1
@@ -198,8 +203,8 @@ def check(tuning:Tuning,
     return lines
 
 def gain(checks:list[dict] # from `check`
-        )->tuple[float, float, float]: # difference of means, in bits per byte, and its 95 % interval
-    "What the winner has over the preset, below zero if it is better; infinite where one of them diverged."
+        )->tuple[float, float, float]: # bits per byte, and the ends of its 95 % interval
+    "Mean of the winner less that of the preset: below zero if better; infinite if one diverged."
     preset, tuned = [[line['loss'] for line in checks if line['which'] == which]
                      for which in ('preset', 'tuned')]
     if None in tuned: return math.inf, math.inf, math.inf
@@ -221,9 +226,11 @@ def words(checks:list[dict])->str: # from `check`
     "What the check found, in a sentence."
     difference, low, high = gain(checks)
     n = len(checks) // 2
-    if math.isinf(difference): return f'{"the winner" if difference > 0 else "the preset"} diverged on fresh seeds'
-    verdict = ('better than the preset' if high < 0 else
-               'not told apart from the preset, which keeps its numbers' if low < 0 else 'worse than the preset')
+    if math.isinf(difference):
+        return f'on fresh seeds the {"winner" if difference > 0 else "preset"} diverged'
+    verdict = 'not told apart from the preset, which keeps its numbers'
+    if high < 0: verdict = 'better than the preset'
+    if low > 0: verdict = 'worse than the preset, which keeps its numbers'
     return (f'on {n} fresh seeds the winner is {verdict}: {difference:+.4f} bits per byte, '
             f'95 % interval {low:+.4f} to {high:+.4f}')
 
@@ -264,7 +271,7 @@ def importance(found:Found)->plt.Figure:
 
 def _optunas(plot:Callable, found:Found)->plt.Axes:
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', ExperimentalWarning) # its plots in matplotlib are called that
+        warnings.simplefilter('ignore', ExperimentalWarning) # plots in matplotlib are called that
         ax = plot(study_of(found.trials, ranges_of(found.texts)))
     ax.figure.set(figwidth=5, figheight=3, layout_engine='constrained')
     ax.title.set_fontsize('medium')
@@ -276,17 +283,20 @@ def by_field(found:Found)->plt.Figure:
     ranges = ranges_of(found.texts)
     low, top = _limits(found)
     n = len(ranges) + bool(found.checks)
-    fig, axes = plt.subplots(1, n, figsize=(.8 + 1.6*n, 3.1), layout='constrained', sharey=True, squeeze=False)
+    fig, axes = plt.subplots(1, n, figsize=(.8 + 1.6*n, 3.1), layout='constrained', sharey=True,
+                             squeeze=False)
     for ax, (name, values) in zip(axes[0], ranges.items()): _field(ax, found, name, values, top)
     if found.checks: _check(axes[0, -1], found.checks)
     axes[0, 0].set(ylabel='bits per byte', ylim=(low, top))
-    tokens = found.plan['train.steps'] * found.plan['train.batch_size'] * found.plan['model.max_seq_len']
-    says = (f'{found.name}: {len(found.trials)} trials of the preset {found.plan["plan.preset"]}, '
+    plan = found.plan
+    tokens = plan['train.steps'] * plan['train.batch_size'] * plan['model.max_seq_len']
+    says = (f'{found.name}: {len(found.trials)} trials of the preset {plan["plan.preset"]}, '
             f'{tokens/1e6:.2g} million tokens each')
     if found.checks: says += f'\n{words(found.checks)}'
     fig.suptitle(says, x=0, ha='left', fontsize=9.5)
-    fig.supxlabel('ring: the preset; red: the winner; triangle: worse than is shown; cross: given up at half '
-                  'time, or diverged', x=0, ha='left', fontsize=8, color='0.4')
+    fig.supxlabel('ring: the preset; red: the winner; triangle: worse than is shown; '
+                  'cross: given up at half time, or diverged',
+                  x=0, ha='left', fontsize=8, color='0.4')
     return fig
 
 def _limits(found:Found)->tuple[float, float]:
@@ -299,32 +309,37 @@ def _limits(found:Found)->tuple[float, float]:
 
 def _field(ax, found:Found, name:str, values:BaseDistribution, top:float):
     choices = [*values.choices] if isinstance(values, CategoricalDistribution) else None
-    def place(line): return choices.index(line[name]) if choices else line[name]
+    def draw(lines, marker, **look):
+        x = [choices.index(line[name]) if choices else line[name] for line in lines]
+        y = [min(top, line['loss'] or top) for line in lines] # without a loss: at the upper edge
+        if lines: ax.plot(x, y, marker, **look)
     done = [line for line in found.trials if line['loss'] is not None]
-    best = min(done, key=lambda line: line['loss'])
-    above = [line for line in done if line['loss'] > top]
-    given_up = [line for line in found.trials if line['loss'] is None]
-    ax.plot([place(line) for line in done], [line['loss'] for line in done], 'o', ms=4, mew=0, alpha=.6)
-    for lines, marker in ((above, '^'), (given_up, 'x')):
-        if lines: ax.plot([place(line) for line in lines], [top]*len(lines), marker, c='0.5', ms=4, clip_on=False)
-    ax.plot(place(found.trials[0]), min(top, found.trials[0]['loss'] or top), 'o', ms=9, mfc='none', mec='k')
-    ax.plot(place(best), best['loss'], 'o', ms=6, color='C3')
+    draw([line for line in done if line['loss'] <= top], 'o', ms=4, mew=0, alpha=.6)
+    draw([line for line in done if line['loss'] > top], '^', ms=4, c='0.5', clip_on=False)
+    draw([line for line in found.trials if line not in done], 'x', ms=4, c='0.5', clip_on=False)
+    draw(found.trials[:1], 'o', ms=9, mfc='none', mec='k')
+    draw([min(done, key=lambda line: line['loss'])], 'o', ms=6, c='C3')
     ax.set_title(name)
+    _scale(ax, values, choices)
+
+def _scale(ax, values:BaseDistribution, choices:list|None):
+    ax.tick_params('x', labelsize=7.5)
     if choices:
         ax.set_xticks(range(len(choices)), choices)
         ax.set_xlim(-.5, len(choices) - .5)
     elif values.log:
+        is_narrow = values.high < 30*values.low
         ax.set_xscale('log')
         ax.set_xlim(values.low / 1.1, values.high * 1.1)
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if values.high < 30*values.low else (1,)))
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_narrow else (1,)))
         ax.xaxis.set_major_formatter('{x:g}')
         ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.tick_params('x', labelsize=7.5)
 
 def _check(ax, checks:list[dict]):
     sides = dict(preset='k', tuned='C3')
     for i, (which, color) in enumerate(sides.items()):
-        losses = [line['loss'] for line in checks if line['which'] == which and line['loss'] is not None]
+        losses = [line['loss'] for line in checks if line['which'] == which]
+        losses = [loss for loss in losses if loss is not None]
         ax.plot([i]*len(losses), losses, 'o', ms=5, mfc='none', color=color)
         if losses: ax.plot([i - .25, i + .25], [sum(losses)/len(losses)]*2, color=color)
     ax.set_xticks(range(len(sides)), sides)
