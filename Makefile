@@ -8,6 +8,9 @@ help: ## list the targets
 
 setup: $(READY) ## install piny and the pinned dependencies into .venv
 
+hooks: $(READY) ## let git clean and merge notebooks
+	$(BIN)/nbdev_install_hooks
+
 figures: $(READY) ## train every variant on the built-in corpus and draw the figures
 	$(BIN)/piny_ablate --corpus grammar --preset quick
 
@@ -40,4 +43,4 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e .[dev]
 	touch $@
 
-.PHONY: help setup figures test bench docs preview readme prepare
+.PHONY: help setup hooks figures test bench docs preview readme prepare

@@ -1,7 +1,10 @@
 "Packaging of piny. Every fact is read from settings.ini."
+import shutil
 from configparser import ConfigParser
 from pathlib import Path
+
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 SETTINGS = ConfigParser()
@@ -13,8 +16,19 @@ name = ini['lib_name']
 extras = {key.removesuffix('_requirements'): ini[key].split() for key in ini if key.endswith('_requirements')}
 extras['dev'] = sorted(set(sum(extras.values(), [])))
 
+
+class with_ablations(build_py):
+    "The questions come with the package, so that `piny_ablate` works outside of a clone."
+    def run(self):
+        super().run()
+        if self.editable_mode: return
+        there = Path(self.build_lib)/name/'ablations'
+        shutil.copytree(ROOT/'ablations', there, dirs_exist_ok=True, ignore=shutil.ignore_patterns('.*'))
+
+
 setup(
     name=name,
+    cmdclass=dict(build_py=with_ablations),
     version=ini['version'],
     description=ini['description'],
     keywords=ini['keywords'],

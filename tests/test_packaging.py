@@ -4,6 +4,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -12,6 +13,8 @@ INI.read(ROOT/'settings.ini', encoding='utf-8')
 INI = INI['DEFAULT']
 EXTRAS = {key.removesuffix('_requirements'): INI[key].split() for key in INI if key.endswith('_requirements')}
 EXTRAS['dev'] = sorted(set(sum(EXTRAS.values(), [])))
+
+SCRIPTS = dict(script.split('=') for script in INI['console_scripts'].split())
 
 
 def requirements(text): return [Requirement(r) for r in text.split()]
@@ -25,7 +28,8 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp('build')
     for part in 'setup.py pyproject.toml settings.ini MANIFEST.in README.md LICENSE'.split():
         shutil.copy(ROOT/part, folder)
-    shutil.copytree(ROOT/'piny', folder/'piny', ignore=shutil.ignore_patterns('__pycache__'))
+    for part in ('piny', 'ablations'):
+        shutil.copytree(ROOT/part, folder/part, ignore=shutil.ignore_patterns('__pycache__', '.*'))
     program = "from setuptools.build_meta import build_wheel as f; f('dist')"
     subprocess.run([sys.executable, '-c', program], cwd=folder, check=True, capture_output=True)
     return next((folder/'dist').glob('*.whl'))
@@ -48,6 +52,14 @@ def test_metadata_are_the_settings(built):
 def test_requirements_are_the_settings(built):
     always = {(r.name, str(r.specifier)) for r in map(Requirement, built.requires) if 'extra' not in str(r.marker)}
     assert always == {(r.name, str(r.specifier)) for r in requirements(INI['requirements'])}
+
+
+def test_the_citation_is_of_what_is_built(built):
+    cited = yaml.safe_load((ROOT/'CITATION.cff').read_text(encoding='utf-8'))
+    assert cited['version'] == built.version
+    assert cited['repository-code'] == built.metadata['Home-page']
+    assert cited['license'] == INI['license']
+    assert [a['name'] for a in cited['authors']] == [INI['author']]
 
 
 @pytest.mark.parametrize('extra', EXTRAS)
@@ -96,6 +108,54 @@ def test_the_model_is_installed_and_small(wheel):
     assert {'model.safetensors', 'tokenizer.model', 'config.json', 'record.json', 'README.md'} <= files.keys()
     assert {name: inside.get(f'piny/models/stories-1m/{name}') for name in files} == files
     assert sum(files.values()) < 4e6
+
+
+def test_the_questions_come_with_the_package(wheel):
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    assert {f'piny/ablations/{path.name}' for path in (ROOT/'ablations').glob('*.ipynb')} <= inside
+
+
+@pytest.fixture(scope='module')
+def installed(wheel, tmp_path_factory):
+    "The programs of an environment that has the wheel, and all else from this one."
+    env = tmp_path_factory.mktemp('installed')/'env'
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', env], check=True)
+    pip = [sys.executable, '-m', 'pip', '--python', env/'bin'/'python']
+    subprocess.run([*pip, 'install', '-q', '--no-deps', '--no-index', wheel], check=True)
+    here, there = (subprocess.run([python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))'],
+                                  check=True, capture_output=True, text=True).stdout.strip()
+                   for python in (sys.executable, env/'bin'/'python'))
+    (Path(there)/'others.pth').write_text(here)
+    return env/'bin'
+
+
+def run_installed(installed, line, folder):
+    "What a program of that environment says in a folder that is no clone."
+    program, *words = line.split()
+    done = subprocess.run([installed/program, *words], cwd=folder, capture_output=True, text=True,
+                          env=dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=''))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_wheel_is_what_runs(installed, tmp_path):
+    found = run_installed(installed, 'python -c print(__import__("piny").__file__)', tmp_path)
+    assert found.startswith(str(installed.parent))
+
+
+def test_every_command_runs_outside_of_a_clone(installed, tmp_path):
+    for script in SCRIPTS: assert run_installed(installed, f'{script} --help', tmp_path).startswith(f'usage: {script}')
+    assert run_installed(installed, 'piny_generate --prompt Once --seed 1 --max-tokens 20', tmp_path).startswith('Once')
+    assert 'runs' in run_installed(installed, 'piny_ablate --preset quick --dry-run', tmp_path)
+    assert not list(tmp_path.glob('*.ipynb'))
+
+
+def test_a_question_is_answered_outside_of_a_clone(installed, tmp_path):
+    run_installed(installed, 'piny_ablate placement --study tiny --preset quick --seeds 1 --steps 2 --lr 1e-3 --dim 32 '
+                             '--n-layers 1 --n-heads 2 --n-kv-heads 1 --hidden-dim 64 --workers 1', tmp_path)
+    assert (tmp_path/'results'/'tiny'/'notebooks'/'placement.ipynb').is_file()
+    assert list((tmp_path/'results'/'tiny').glob('*/record.json'))
+    assert list((tmp_path/'figures'/'tiny').glob('*.svg'))
 
 
 # -- what is installed is enough
@@ -173,7 +233,6 @@ def test_console_scripts_lead_to_functions(built):
 
 
 HEAVY = 'torch optuna pandas matplotlib seaborn scipy papermill transformers tokenizers gguf'.split()
-SCRIPTS = dict(script.split('=') for script in INI['console_scripts'].split())
 
 
 def answer(script, *words, missing=(), folder=ROOT):

@@ -78,9 +78,8 @@ def shelves(root=ROOT):
     "From the title of each part of the site to its pages: answers and questions first, then the order of reading."
     rest = sections(root)
     asked = rest.pop(QUESTIONS)
-    answered = [path for paths in rest.values() for path in paths if path.stem.endswith('_answers')]
-    rest = {title: [path for path in paths if path not in answered] for title, paths in rest.items()}
-    found = {ANSWERS: answered + asked, **rest, ABOUT: [root/name for name in PAGES]}
+    *further, answers = rest.pop('Conclusions')
+    found = {ANSWERS: [answers, *asked, *further], **rest, ABOUT: [root/name for name in PAGES]}
     return {title: paths for title, paths in found.items() if paths}
 
 

@@ -282,6 +282,11 @@ def write_models(folder):
             write_model_script(folder, *read_model(path), f'{study}-{name}', about)
 
 
+def copy_static(folder, there):
+    "What pages load, but for pages of its own, which are no part of the site."
+    shutil.copytree(folder, there, dirs_exist_ok=True, ignore=shutil.ignore_patterns('*.html', '.*'))
+
+
 def render():
     "Make pages of what is in `_proc/`."
     if quarto := shutil.which('quarto'): subprocess.run([quarto, 'render', PROC], check=True)
@@ -290,8 +295,7 @@ def render():
         for page in (PROC/'_docs').rglob('*.html'): finish(page)
         search_index(PROC/'_docs')
     for folder, there in STATIC.items():
-        if (ROOT/folder).is_dir(): shutil.copytree(ROOT/folder, PROC/'_docs'/there, dirs_exist_ok=True,
-                                                    ignore=shutil.ignore_patterns('index.html'))
+        if (ROOT/folder).is_dir(): copy_static(ROOT/folder, PROC/'_docs'/there)
     write_models(PROC/'_docs'/'web')
 
 

@@ -10,6 +10,7 @@ __all__ = ['OF_THE_COMMAND', 'SPREAD', 'PAPERMILL', 'STAYS', 'notebook', 'comman
 import json, os, signal, subprocess, sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from importlib.resources import files
 from pathlib import Path
 from .parser import Command, Failed, names_in
 from ..config import ModelConfig, TrainConfig, choose, extra, find_root
@@ -18,10 +19,11 @@ from ..plan import RATE_SEEDS, Study, seeds_of, whole
 
 # %% ../../nbs/commands/ablate.ipynb #a6a2dd42
 def notebook(question:str)->Path:
-    "The notebook of a question; FileNotFoundError outside of a clone of the repository."
-    path = find_root()/f'ablations/{question.partition(".")[0]}.ipynb'
-    if path.exists(): return path
-    raise FileNotFoundError(f'there is no {path}: run this inside a clone of the repository')
+    "The notebook of a question, of the clone that this is run in, else of the package; FileNotFoundError."
+    name = f'ablations/{question.partition(".")[0]}.ipynb'
+    for path in (find_root()/name, files('piny')/name):
+        if path.is_file(): return path
+    raise FileNotFoundError(f'there is no {name} here or in the package: run this inside a clone of the repository')
 
 OF_THE_COMMAND = 'questions dry_run status worker scheduler more_seeds'.split() # not of the study
 
