@@ -37,7 +37,9 @@ def seeds_of(variant:str, # 'again' is the baseline with other seeds
 
 # %% ../nbs/51_plan.ipynb #06dbb26d
 LEAST_POINTS = 3 # rates of a grid: the best of them is seen between two others
-RATES = dict() # preset to variant to learning rate, on the built-in corpus
+RATES = dict( # preset to variant to learning rate on the built-in corpus, from grids with `--rates 3`
+    quick=dict(baseline=.011, no_rope=.011, learned=.0047, layernorm=.014, no_norm=.04, postnorm=.022,
+               geglu=.011, gelu=.019, silu=.014, relu=.013, mha=.013, mqa=.013))
 
 # %% ../nbs/51_plan.ipynb #7be333c9
 @dataclass(frozen=True)
