@@ -20,7 +20,7 @@ from .comparison import finished, signed
 NAMES = dict(
     rope='RoPE', learned='learned positions', alibi='ALiBi', rmsnorm='RMSNorm', layernorm='LayerNorm',
     swiglu='SwiGLU', geglu='GeGLU', reglu='ReGLU', gelu='GELU', silu='SiLU', relu='ReLU',
-    gqa='GQA', mha='MHA', mqa='MQA', postnorm='post-norm', again='baseline again')
+    gqa='GQA', mha='MHA', mqa='MQA', bpe='BPE', postnorm='post-norm', again='baseline again')
 
 def display_name(name:str # of a variant or a part, as in `no_rope`
                 )->str:

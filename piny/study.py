@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from filelock import FileLock, Timeout
 from pathlib import Path
-from .ablation import QUESTIONS, declared, variant, variants_of
+from .ablation import QUESTIONS, USUAL, declared, same_bytes, variant, variants_of
 from .config import ModelConfig, Preset, TrainConfig
 from .files import make_folder, read_json, write_text
 from .machine import best_device, decide
@@ -30,7 +30,7 @@ def baseline(study:Study)->Preset:
     "The study's baseline, with `auto` replaced by what it comes to on this machine."
     model, train = study.base.model, study.base.train
     flops = flops_per_token(model) * train.batch_size * model.max_seq_len * train.steps
-    return Preset(model, decide(train, flops, best_device()))
+    return replace(study.base, train=decide(train, flops, best_device()))
 
 # %% ../nbs/52_study.ipynb #81b1d29d
 @dataclass(frozen=True)
@@ -39,8 +39,9 @@ class Job:
     variant:str
     model:ModelConfig
     train:TrainConfig
-    data:dict   # fingerprints of the texts and the tokenizer
-    folder:Path # where its record is, or will be
+    tokenizer:str # its kind
+    data:dict     # fingerprints of the texts and the tokenizer
+    folder:Path   # where its record is, or will be
 
     @property
     def tokens(self)->int:
@@ -69,14 +70,16 @@ def _maker(study:Study)->Callable[..., Job]: # takes variant, what differs, seed
     recorded = sorted(path.parent for path in results.glob('*/record.json'))
     by_run = {folder.name.rsplit('-', 1)[0]: folder for folder in recorded} # 'relu-0'
     base = baseline(study)
-    data = fingerprints(study.data)
     def job(name, change, seed, lr):
         cfg = _sized(base, tuple(change.items()))
-        train = replace(cfg.train, seed=seed, lr=lr)
+        encoded = study.data_of(cfg.model.vocab_size, cfg.tokenizer)
+        data = fingerprints(encoded)
+        train = same_bytes(cfg.train, len(encoded.train) / len(study.data.train))
+        train = replace(train, seed=seed, lr=lr)
         folder = results/f'{name}-{seed}-{run_key(cfg.model, train, data)}'
         if folder not in recorded and role_of(seed) != 'rate':
             folder = by_run.get(f'{name}-{seed}', folder)
-        return Job(name, cfg.model, train, data, folder)
+        return Job(name, cfg.model, train, cfg.tokenizer, data, folder)
     return job
 
 @lru_cache(maxsize=10_000)
@@ -179,7 +182,7 @@ def plan_on_file(study:Study)->dict|None: # as in plan.json
     path = study.folder('results')/'plan.json'
     return read_json(path) if path.exists() else None
 
-def begin(study:Study, questions:list[str]=tuple(QUESTIONS))->list[dict]: # what is on record
+def begin(study:Study, questions:list[str]=tuple(USUAL))->list[dict]: # what is on record
     "Write down the study's plan before its first run; ValueError if it was begun with another."
     folder, base = study.folder('results'), baseline(study)
     device = dict(device=best_device().type)
@@ -221,7 +224,7 @@ def plan(study:Study, question:str)->pd.DataFrame:
         cfg = variant(study.base, change)
         values = asdict(cfg.model) | asdict(cfg.train)
         rows.append(dict(variant=name,
-                         differs=', '.join(f'{k}={values[k]}' for k in change) or '–',
+                         differs=', '.join(f'{k}={values.get(k, v)}' for k, v in change.items()) or '–',
                          hidden_dim=cfg.model.hidden_dim,
                          parameters=n_params(cfg.model),
                          mismatch=f'{n_params(cfg.model)/target - 1:+.2%}',
