@@ -11,7 +11,7 @@ setup: $(READY) ## install piny and the pinned dependencies into .venv
 hooks: $(READY) ## let git clean and merge notebooks
 	$(BIN)/nbdev_install_hooks
 
-figures: $(READY) ## train every variant on the built-in corpus and draw the figures
+figures: $(READY) ## train the variants on the built-in corpus and draw the figures
 	$(BIN)/piny_ablate --corpus grammar --preset quick
 
 test: $(READY) ## run the tests of the notebooks, then those in tests/

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from .ablation import QUESTIONS
+from .ablation import BY_NAME, QUESTIONS
 from .config import choose
 from .figures import draw_overview, draw_question
 from .panels import NOISE, display_name
@@ -197,7 +197,8 @@ def all_findings(records:list # dicts as in record.json, of one study
 def not_run(records:list)->str:
     "The declared variants without a run: 'not run: no norm, ReLU2'; '' if there are none."
     ran = {r['variant'] for r in records}
-    declared = [v for variants in QUESTIONS.values() for v in variants]
+    asked = [variants for question, variants in QUESTIONS.items() if question not in BY_NAME or ran & {*variants}]
+    declared = [v for variants in asked for v in variants]
     return in_words(display_name(v) for v in declared if v not in ran)
 
 def overview(records:list # dicts as in record.json, of one study
