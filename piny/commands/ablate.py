@@ -33,7 +33,8 @@ def command_line()->Command:
                                      'say what came out.')
     names = ', '.join(names_in('piny.ablation.QUESTIONS'))
     command.add_argument('questions', nargs='*', metavar='question', default=[],
-                         help=f'{names}, or one variant, as in position.learned; none: all of them')
+                         help=f'{names}, or one variant, as in position.learned; none: all but '
+                              f'{", ".join(names_in("piny.ablation.BY_NAME"))}')
     command.add_argument('--dry-run', action='store_true',
                          help='say what the plan costs and what it can see, and do nothing')
     command.add_argument('--status', action='store_true',
@@ -57,7 +58,7 @@ def asked(given:dict # what `Command.given` returns
                   fields={name: value for name, value in given.items()
                           if name not in {*own, *OF_THE_COMMAND}})
     known = names_in('piny.ablation.QUESTIONS')
-    questions = given['questions'] or known
+    questions = given['questions'] or [name for name in known if name not in names_in('piny.ablation.BY_NAME')]
     for question in questions:
         choose(dict.fromkeys(known), question.partition('.')[0], 'question')
         notebook(question)
