@@ -24,7 +24,7 @@ from .generation import generate_batch
 from .model import Transformer
 from .stories import read_stories
 from .style import STYLE
-from .tokenizer import Tokenizer
+from .tokenizer import AnyTokenizer
 
 # %% ../nbs/42_quality.ipynb #a0b889f1
 def words_of(text:str)->list[str]:
@@ -88,7 +88,7 @@ def variety(stories:Iterable[str], n:int)->int:
     return len(set(islice(words, n)))
 
 # %% ../nbs/42_quality.ipynb #5a71cbc1
-def surprise(model:Transformer, tok:Tokenizer,
+def surprise(model:Transformer, tok:AnyTokenizer,
              stories:list[str],
             )->np.ndarray: # (stories,) bits per byte
     "Bits for each byte of each story, its end included; an empty story counts as one byte."
@@ -104,7 +104,7 @@ def stories_in(folder:str|Path)->list[str]:
     if not paths: raise FileNotFoundError(f'{folder} holds no .txt files')
     return [story for path in paths for story in read_stories(path)]
 
-def unprompted(model:Transformer, tok:Tokenizer,
+def unprompted(model:Transformer, tok:AnyTokenizer,
                n:int,              # stories
                how:Sampling,
                seed:int=0,         # the same arguments, the same stories
@@ -118,7 +118,7 @@ def unprompted(model:Transformer, tok:Tokenizer,
         stories += generate_batch(model, tok, prompts, how, max_tokens, seed + first)
     return stories
 
-def measure_sets(model:Transformer, tok:Tokenizer,
+def measure_sets(model:Transformer, tok:AnyTokenizer,
                  sets:dict[str, list[str]], # stories by the name of their set
                  passages:Passages,         # of the training text
                 )->pd.DataFrame:            # a row for each story, with its `set`

@@ -89,6 +89,16 @@ def test_prompts_from_a_pipe():
     assert first.startswith('One day')
     assert second.startswith('Tom and Lily')
 
+def test_what_is_piped_in_is_told():
+    done = in_a_pipe('--max-tokens', '5', typed=b'One day\nTom and Lily\n')
+    assert done.stdout == in_a_pipe('--prompts', '-', '--max-tokens', '5', typed=b'One day\nTom and Lily\n').stdout
+    assert in_a_pipe('--max-tokens', '5').stdout == in_a_pipe('--prompt', '', '--max-tokens', '5').stdout
+
+def test_a_story_begins_without_the_compiler():
+    program = 'import sys\nfrom piny.commands.generate import main\nmain(["--prompt", "One", "--max-tokens", "5"])\n'
+    done = without([], program + 'print("torch._dynamo" in sys.modules)')
+    assert done.stdout.endswith('False\n'), done.stderr
+
 def without(modules, program):
     "Run a program in which the modules cannot be imported."
     first = f'import sys; sys.modules.update(dict.fromkeys({modules!r}))\n'
