@@ -23,6 +23,7 @@ from piny.ablation import QUESTIONS
 from piny.checkpoint import load
 from piny.findings import compared_all, difference
 from piny.record import load_records
+from piny.seeds import study_script
 from piny.web import kept_models, pair, write_model_script
 from piny.weights import read_model
 
@@ -181,13 +182,34 @@ def add_reference():
     for page, (_, text) in reference_pages().items(): write_md(PROC/page, page, text)
 
 
+FEWER = '''## What would fewer seeds have told you?
+
+Of `{study}`, computed anew in this page ([how](../nbs/66_seeds.ipynb)).
+
+<div data-piny="seeds" data-study="{study}"></div>
+'''
+
+
+@cache
+def seeded():
+    "The studies of which the page of answers can say what fewer seeds would have told, each as a script."
+    found = {}
+    for folder in sorted({path.parent.parent for path in ROOT.glob('results/*/baseline-*/record.json')}):
+        try: found[folder.name] = study_script(load_records(folder))
+        except ValueError as e: print(f'{folder.name}: no widget of seeds, since {e}', file=sys.stderr)
+    return found
+
+
 def beside(source):
-    "The end of a question's page: its variants tell stories beside the baseline, where a study kept their weights."
+    "What ends a page of answers: fewer seeds, and variants that tell stories where a study kept their weights."
+    script = '<script src="../piny/web/widgets.js"></script>'
+    if source.endswith('_answers.ipynb'):
+        for study in seeded(): yield FEWER.format(study=study) + script
     question = source.removeprefix('ablations/').removesuffix('.ipynb')
     if question not in QUESTIONS: return
     for study, kept in kept_models(ROOT/'results').items():
         widget = pair(study, [v for v in kept if v == 'baseline' or v in QUESTIONS[question]])
-        if widget: yield f'## In their own words\n\n{widget}\n<script src="../piny/web/widgets.js"></script>'
+        if widget: yield f'## In their own words\n\n{widget}\n{script}'
 
 
 def add_page(source):
@@ -274,6 +296,7 @@ def search_index(docs):
 def write_models(folder):
     "Write what pages fetch when a story is asked for: the model that ships, and those that studies kept."
     write_model_script(folder, *load(), 'stories-1m')
+    for study, script in seeded().items(): (folder/f'{study}-seeds.js').write_text(script, encoding='ascii')
     for study, kept in kept_models(ROOT/'results').items():
         compared = compared_all(load_records(ROOT/'results'/study))
         for name, path in kept.items():

@@ -45,8 +45,8 @@ def output_md(out):
 
 
 def cell_md(cell):
-    "The Markdown blocks of a cell and its stored outputs; none when it is hidden."
-    if re.match(r'#\|\s*hide\b', cell.source): return
+    "The Markdown blocks of a cell and its stored outputs; none when it is hidden, or for the site alone."
+    if re.match(r'#\|\s*hide\b', cell.source) or 'data-piny=' in cell.source: return
     if cell.cell_type == 'markdown':
         yield cell.source.strip()
         return

@@ -464,9 +464,52 @@ class Pair {
   }
 }
 
+// -- what fewer seeds would have told of a study
+
+class Seeds {
+  constructor(root) {
+    this.root = root
+    this.build().catch(error => { root.textContent = `That did not work: ${error.message}.` })
+  }
+
+  async build() {
+    await load('seeds.js')
+    await load(`${this.root.dataset.study}-seeds.js`)
+    this.study = pinySeeds.studies[this.root.dataset.study]
+    this.most = Math.max(...Object.keys(this.study.designs).map(Number))
+    const shown = make('output', {}, String(this.most))
+    const range = make('input', {type: 'range', min: 2, max: this.most, step: 1, value: this.most, id: newId(),
+      oninput: () => {
+        shown.textContent = range.value
+        this.show(Number(range.value))
+      }})
+    this.table = make('tbody')
+    this.words = make('p', {role: 'status'})
+    const head = ['variant', 'difference, bits per byte', 'verdict'].map(name => make('th', {scope: 'col'}, name))
+    this.root.replaceChildren(
+      make('div', {class: 'piny-slider'}, make('label', {for: range.id}, 'seeds'), range, shown),
+      make('table', {}, make('thead', {}, make('tr', {}, ...head)), this.table), this.words)
+    this.all = pinySeeds.compare(this.study, this.most)
+    this.show(this.most)
+  }
+
+  show(n) {
+    const signed = x => `${x < 0 ? '−' : '+'}${Math.abs(x).toFixed(4)}`
+    const rows = Object.entries(pinySeeds.compare(this.study, n)).map(([name, {mean, low, high, verdict}]) => {
+      const was = verdict === this.all[name].verdict ? '' : ` (with all: ${this.all[name].verdict})`
+      return make('tr', {}, make('th', {scope: 'row'}, name.replaceAll('_', ' ')),
+        make('td', {}, `${signed(mean)} [${signed(low)}, ${signed(high)}]`), make('td', {}, verdict, make('b', {}, was)))
+    })
+    this.table.replaceChildren(...rows)
+    const turned = percent(pinySeeds.reversed(this.study, n))
+    this.words.textContent = `The first ${n} of ${this.most} seeds of each variant. Of all ways to choose ${n}, ` +
+      `and of all pairs of variants, ${turned} stand the other way round than with all seeds.`
+  }
+}
+
 // -- every widget of the page
 
-const KINDS = {story: Story, pair: Pair}
+const KINDS = {story: Story, pair: Pair, seeds: Seeds}
 
 function begin() {
   document.head.append(make('link', {rel: 'stylesheet', href: beside('piny.css')}))
