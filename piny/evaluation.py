@@ -73,7 +73,7 @@ def evaluate(model:Transformer,
             )->Evaluation:
     "Every token of every story, predicted once, without dropout."
     device = model.embedding.weight.device
-    nats = np.zeros(len(stories))
+    nats = torch.zeros(len(stories), dtype=torch.float64, device=device)
     was_training = model.training
     model.eval()
     cuts = [(end-start, i, start, seen, end) for i, story in enumerate(stories)
@@ -86,9 +86,10 @@ def evaluate(model:Transformer,
             x[row, :width] = ids[:-1]
             y[row, seen-start:width] = ids[1+seen-start:]
         with autocast(device, precision): losses = token_losses(model, x.to(device), y.to(device))
-        np.add.at(nats, [i for _, i, *_ in group], losses.double().sum(1).cpu().numpy())
+        of = torch.tensor([i for _, i, *_ in group], device=device)
+        nats.index_add_(0, of, losses.double().sum(1))
     model.train(was_training)
-    nats = ranks.sum(torch.from_numpy(nats).to(device)).cpu().numpy()
+    nats = ranks.sum(nats).cpu().numpy() # one wait for the device
     return Evaluation(nats, np.array([len(story)-1 for story in stories]), np.asarray(sizes))
 
 # %% ../nbs/31_evaluation.ipynb #dddd213c

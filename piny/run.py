@@ -262,7 +262,7 @@ def run(model_cfg:ModelConfig,
         ranks:Ranks=Ranks(),  # who trains together; the first one writes
         keep:int=0,           # newest checkpoints to keep, besides the best; 0: none, and it begins anew
         save_every:int=0,     # steps between checkpoints, besides one at each evaluation
-        on_step:Callable[[Progress], bool]=lambda at: False, # called after each step; whether to stop
+        on_step:Callable[[Progress], bool]=lambda at: False, # called after each reading; whether to stop
         init:dict|None=None,  # from `initial`: the weights to start from
         order:dict|None=None, # what was asked for, kept as run.json before the first step
         half:bool=False,      # whether `model/` gets the final weights in half precision
@@ -276,7 +276,8 @@ def run(model_cfg:ModelConfig,
         done = read_record(folder) if keep and now.at.step == cfg.steps else None
         if done and done['steps'] == cfg.steps: return now.model, done
         ranks.together(lambda: prepare_folder(now, about, order, keep))
-        for result in train(now.model, now.opt, now.scaler, now.decided, data, now.at, ranks):
+        for result in train(now.model, now.opt, now.scaler, now.decided, data, now.at, ranks,
+                            save_every):
             if result: note(now, result)
             stopping = ranks.any(bool(on_step(now.at)), now.device)
             is_due = save_every and now.at.step % save_every == 0
