@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DECADES = 'Ground', 'Stories', 'The model', 'Training', 'Generation', 'Ablations', 'Elsewhere', 'Conclusions'
 QUESTIONS = 'The questions'  # what the notebooks in ablations/ are, between the code of ablations and what follows
-TUTORIALS = 'Tutorials'      # nbs/tutorials/, which goes from a text to what is wanted of it
 COMMANDS = 'Commands'        # nbs/commands/, which uses all that is above it
+TUTORIALS = 'Tutorials'      # nbs/tutorials/, which go from a text to what is wanted of it
 ANSWERS = 'What the parts are worth'                    # first on the site: the answers, and then the questions
 ABOUT = 'About'                                         # last on the site
 PAGES = 'ablations/README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'  # what it holds, seen from the root
@@ -54,8 +54,8 @@ def sections(root=ROOT):
         found[title] = paths
         if title == 'Ablations':
             found[QUESTIONS] = ordered((root/'ablations').glob('*.ipynb'), questions(root))
-    found[TUTORIALS] = sorted((nbs/'tutorials').glob('*.ipynb'))
     found[COMMANDS] = ordered((nbs/'commands').glob('*.ipynb'), commands(root))
+    found[TUTORIALS] = sorted((nbs/'tutorials').glob('*.ipynb'))
     return {title: paths for title, paths in found.items() if paths}
 
 
