@@ -82,7 +82,7 @@ CUT = '''() => [...document.querySelectorAll('main .sourceCode pre')]
 RAW = [
     r'\\(?:frac|sum|sqrt|mathrm|text|times|left|cdot|epsilon|alpha|beta|theta|log|exp)\b',  # TeX
     r'\$\$', r'\$[^\s$][^$\n]{0,60}[^\s$]\$',
-    r'\]\(\S', r'\*\*\w', r'(?m)^\s*#{1,4} \w', r'```', r'(?m)^\s*\|.*\|\s*$', r':::']  # Markdown
+    r'\]\(\S', r'(?<!\w)\*\*\w', r'(?m)^\s*#{1,4} \w', r'```', r'(?m)^\s*\|.*\|\s*$', r':::']  # Markdown
 ALWAYS_ALIKE = [['pre'], ['.math'], ['svg'], ['#quarto-sidebar']]  # tested whole on one page, which has all of them
 
 
