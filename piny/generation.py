@@ -11,7 +11,7 @@ import torch
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from torch import Tensor
+from torch import nn, Tensor
 from .attention import Past
 from .config import Sampling
 from .model import Transformer
@@ -30,27 +30,34 @@ def ordered_head(p:Tensor, # (B, V) probabilities
 
 def most_likely(p:Tensor,     # (B, V) probabilities
                 how:Sampling, # `top_k`, `top_p` and `min_p`
+                heads:Sequence[int]|None=None, # how many to put in order, at first and if not enough
                )->tuple[Tensor, Tensor]: # twice (B, n): as `ordered_head`, 0 for what is left out
     "Probabilities without the tail; the most probable token always stays."
-    V = p.shape[-1]
-    for n in (*(head for head in HEADS if head < V), V):
-        ordered, ids = ordered_head(p, n)
-        rank = torch.arange(n, device=p.device)
-        before = ordered.cumsum(-1) - ordered # probability of all that are more probable
-        keep = ordered >= how.min_p * ordered[:, :1]
-        if how.top_p < 1: keep &= before < how.top_p
-        if how.top_k: keep &= rank < how.top_k
-        keep[:, 0] = True
-        least = ordered.where(keep, 2.).amin(-1)     # (B,) of those that stay
-        if (least > ordered[:, -1]).all(): break     # all of them are in the head
-    return ordered * keep, ids
+    n, *more = HEADS if heads is None else heads or [p.shape[-1]]
+    n = min(n, p.shape[-1])
+    ordered, ids = ordered_head(p, n)
+    rank = torch.arange(n, device=p.device)
+    before = ordered.cumsum(-1) - ordered # probability of all that are more probable
+    keep = ordered >= how.min_p * ordered[:, :1]
+    if how.top_p < 1: keep &= before < how.top_p
+    if how.top_k: keep &= rank < how.top_k
+    keep[:, 0] = True
+    left = ordered * keep
+    beyond = ordered.where(keep, 2.).amin(-1) <= ordered[:, -1] # (B,) more may stay than the head
+    if n == p.shape[-1] or not beyond.any(): return left, ids
+    more_left, more_ids = most_likely(p[beyond], how, more)
+    wider = 0, more_left.shape[-1] - n
+    left, ids = nn.functional.pad(left, wider), nn.functional.pad(ids, wider)
+    left[beyond] = more_left
+    ids[beyond] = more_ids
+    return left, ids
 
 def likely(p:Tensor,     # (B, V) probabilities
            how:Sampling,
           )->Tensor:     # (B, V), 0 for tokens that are left out; not rescaled
     "What `most_likely` leaves, in the order of the vocabulary."
     left, ids = most_likely(p, how)
-    return torch.zeros_like(p).scatter(-1, ids, left)
+    return torch.zeros_like(p).scatter_add(-1, ids, left) # an id that fills a row up adds 0
 
 def choose_tokens(logits:Tensor,  # (B, V)
                   how:Sampling,   # temperature 0 takes the most probable token
