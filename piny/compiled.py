@@ -55,7 +55,7 @@ def in_precision(model:Transformer,
     packed = packed and precision == 'bf16' and can_pack(model.embedding.weight.device)
     for module in list(twin.modules()) if packed else []:
         for name, layer in module.named_children():
-            if type(layer) is nn.Linear: setattr(module, name, Packed(layer))
+            if isinstance(layer, nn.Linear): setattr(module, name, Packed(layer))
     return twin
 
 # %% ../nbs/41_compiled.ipynb #192c4ad8

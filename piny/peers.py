@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from functools import partial
 from itertools import islice
-from .compiled import compiled_step
+from .compiled import compiled_step, in_precision
 from .config import PRESETS, ModelConfig, Sampling, TrainConfig
 from .data import rows as encoded_rows
 from .generation import continue_all, next_logits
@@ -246,10 +246,12 @@ def generation_peers(cfg:ModelConfig)->dict[str, Callable]: # (stories, tokens o
     theirs.load_state_dict(weights, strict=False) # the tied output layer has no name of its own
     peers = {}
     for precision in precisions():
-        ours, other = [deepcopy(of).to(DTYPES[precision]) for of in (model, theirs)]
+        other = deepcopy(theirs).to(DTYPES[precision])
+        ours = in_precision(model, precision)
+        plain = in_precision(model, precision, packed=False) # a compiler sees the layout it knows
         peers |= {f'Hugging Face, {precision}': partial(told_by_hf, other, device),
                   f'piny, {precision}': partial(told_by_piny, ours, next_logits),
-                  f'piny, compiled, {precision}': partial(told_by_piny, ours, compiled_step(ours))}
+                  f'piny, compiled, {precision}': partial(told_by_piny, plain, compiled_step(plain))}
     return peers
 
 def generation_speed(shape:str='37M',              # a name in `SHAPES`
