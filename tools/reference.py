@@ -32,6 +32,7 @@ WORDS = dict(  # wherever a parameter has no words of its own
     command='the command that gets them',
     compiled='whether by `torch.compile`',
     counts='how often each piece was used',
+    curve='the loss of the baseline over budgets',
     data='prepared data',
     decided='what `auto` came to on this machine',
     description='what it does, in a sentence',
