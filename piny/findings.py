@@ -236,7 +236,7 @@ def still_missing(plan:dict,    # as in plan.json
                  )->dict[str, int]: # variant to verdict runs that are missing
     "What a study lacks; a variant whose search ended without a learning rate lacks nothing."
     all_of_it = whole(plan)
-    without = {v for v, its in searches(records).items() if its.edge}
+    without = {v for v, its in searches(records).items() if its.edge and its.grown}
     done = Counter(r['variant'] for r in records if r.get('role', role_of(r['seed'])) != 'rate')
     wanted = {v: len(seeds_of(v, all_of_it['seeds'])) for v in ('baseline', *all_of_it['variants'], 'again')}
     return {v: n - done[v] for v, n in wanted.items() if n > done[v] and v not in without}

@@ -13,7 +13,7 @@ from textwrap import wrap
 from .comparison import end_loss, seed_list, with_role
 from .figures import axes_at, page
 from .panels import BASELINE, display_name, look, short
-from .plan import lowest, mean_losses
+from .plan import GROWTH, lowest, mean_losses
 from .style import STYLE
 
 # %% ../nbs/58_rates.ipynb #ef3a7d41
@@ -31,6 +31,11 @@ class Search:
         "At which end of its grid a variant without a best rate was best."
         if self.best or not np.isfinite(min(self.means.values(), default=np.inf)): return ''
         return 'lowest' if min(self.means, key=self.means.get) == min(self.means) else 'highest'
+
+    @property
+    def grown(self)->bool:
+        "Whether a grid of three rates has grown as far as it may on one side."
+        return len(self.means) >= 3 + GROWTH
 
 def untrained(records:list)->float: # bits per byte
     "The loss of a model that has learned nothing, all tokens being alike to it."
@@ -117,7 +122,9 @@ def draw_search(ax,         # matplotlib axes
 def rate_line(its:Search)->str:
     "Which rate a variant got, and how much that matters: 'at 0.0024, sensitivity 0.011'."
     if its.best: return f'at {its.best:g}, sensitivity {its.sensitivity:.3f}'
-    if its.edge: return f'none: best at the edge, {min(its.means, key=its.means.get):g}'
+    if its.edge:
+        state = 'none: best' if its.grown else 'not yet: best'
+        return f'{state} at the edge, {min(its.means, key=its.means.get):g}'
     if its.means and not np.isfinite(list(its.means.values())).any(): return 'diverged at every rate'
     return 'not all of its runs are there'
 
