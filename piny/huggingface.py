@@ -66,7 +66,7 @@ def plain(piece:str # as SentencePiece writes it
     "The piece with real spaces."
     return piece.replace(SPACE, ' ')
 
-def fast_tokenizer(tok:Tokenizer): # a `tokenizers.Tokenizer`
+def fast_tokenizer(tok:AnyTokenizer): # a `tokenizers.Tokenizer`
     "The same tokenizer for `tokenizers`; ValueError for one of another kind, ImportError."
     with extra('export'): import tokenizers
     if isinstance(tok, ByteTokenizer): return fast_bytes(tok)
@@ -110,7 +110,7 @@ def marked(fast, # a `tokenizers.Tokenizer`
     return fast
 
 # %% ../nbs/61_huggingface.ipynb #34de534f
-def hf_config(cfg:ModelConfig, tok:Tokenizer)->dict:
+def hf_config(cfg:ModelConfig, tok:AnyTokenizer)->dict:
     "The shape as `LlamaConfig` has it."
     return {theirs: getattr(cfg, ours) for ours, theirs in FIELDS.items()} | dict(
         architectures=['LlamaForCausalLM'],
@@ -124,7 +124,7 @@ def hf_config(cfg:ModelConfig, tok:Tokenizer)->dict:
         pad_token_id=tok.eos_id,
         dtype='float32')
 
-def generation_config(tok:Tokenizer)->dict:
+def generation_config(tok:AnyTokenizer)->dict:
     "Where a text begins and ends, for `generate`."
     return dict(bos_token_id=tok.bos_id, eos_token_id=tok.eos_id, pad_token_id=tok.eos_id)
 

@@ -11,7 +11,7 @@ import re
 from enum import IntEnum
 from torch import Tensor
 from .config import ModelConfig, extra
-from .tokenizer import Tokenizer
+from .tokenizer import AnyTokenizer, Tokenizer
 
 # %% ../nbs/60_llama.ipynb #91d34d17
 LLAMA = dict(norm='rmsnorm',
@@ -80,12 +80,12 @@ def space_first(tok:Tokenizer)->bool:
     "Whether the tokenizer puts a space before every text."
     return proto_of(tok.model).normalizer_spec.add_dummy_prefix
 
-def pieces_of(tok:Tokenizer)->list[tuple[str, float]]: # piece and score, by id
+def pieces_of(tok:AnyTokenizer)->list[tuple[str, float]]: # piece and score, by id
     "The pieces, with `▁` for a space; ValueError for a tokenizer of another kind."
-    if not isinstance(tok, Tokenizer):
+    proto = proto_of(tok.model) if isinstance(tok, Tokenizer) else None
+    if not proto or proto.trainer_spec.model_type == proto.trainer_spec.UNIGRAM:
         raise ValueError(f'the tokenizer is of the kind {tok.kind}; this format holds a byte-pair encoding of '
                          f'SentencePiece alone (piny_export piny writes all kinds)')
-    proto = proto_of(tok.model)
     spec = proto.trainer_spec
     kinds_fit = all(p.type == kind_of(i, p.piece) for i, p in enumerate(proto.pieces))
     if spec.model_type != spec.BPE or not spec.byte_fallback or not kinds_fit:
