@@ -99,14 +99,6 @@ class Command(ArgumentParser):
         known = [option for option in self._option_string_actions if option.startswith('--')]
         self.error(unknown(rest[0].split('=')[0], known, 'option').rstrip(';'))
 
-    def with_options(self, says:str)->str: # says of fields what is wrong
-        "The sentence with options in place of fields: of long names, before numbers, and unknown ones."
-        options = [name for name in self._option_string_actions if name.startswith('--')]
-        fields = {name[2:].replace('-', '_'): name for name in options}
-        def option(m): return m[1] + fields.get(m[2], m[2])
-        says = re.sub(r"^(unknown )(\w+)(?= ')", option, says)
-        return re.sub(r"(?<![\w/.'-])()([a-z]+_\w+|[a-z]+(?= [\d.]+\b))(?![\w/.'-])", option, says)
-
     def error(self, message:str)->NoReturn:
         "End the program for wrong use."
         self.exit(2, f'{self.prog}: {message} (see {self.prog} --help)\n')
@@ -123,7 +115,6 @@ class Command(ArgumentParser):
         except BrokenPipeError: # whoever reads has heard enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             self.exit(128 + signal.SIGPIPE)
-        except ValueError as e: self.exit(2, f'{self.prog}: {self.with_options(str(e))}\n')
         except INPUT_ERRORS as e: self.exit(2, f'{self.prog}: {e}\n')
         except (Failed, OSError) as e: self.exit(1, f'{self.prog}: {e}\n')
         except KeyboardInterrupt:
