@@ -1,13 +1,16 @@
 "Exported models in the hands of the programs they are meant for."
+from dataclasses import replace
 from itertools import islice
 
 import pytest
 
 from piny.checkpoint import load
-from piny.config import Sampling
+from piny.bpe import train_bpe
+from piny.config import PRESETS, Sampling
 from piny.generation import generate_batch
 from piny.gguf import write_gguf
 from piny.llama import pieces_of, tokenizer_of
+from piny.model import Transformer
 from piny.stories import corpus_splits
 
 ODD = ['', ' ', '  two', 'end ', '\n\t', 'naïve café', '雪 and 🐢', '<s> </s> <unk> <0x41>', '\u200b', 'aaaa' * 9]
@@ -83,6 +86,14 @@ def test_llama_cpp_puts_a_space_where_the_tokenizer_does(llama_cpp, shipped, tex
     llama = opened(llama_cpp, tmp_path, model, spaced)
     vocab = llama.get_vocab()
     for text in texts: assert vocab.tokenize(text, True, False) == [tok.bos_id, *spaced.encode(text)], text
+
+
+def test_llama_cpp_cuts_texts_into_the_same_bytes(llama_cpp, texts, tmp_path):
+    tok = train_bpe(texts[:300], 700)
+    model = Transformer(replace(PRESETS['quick'].model, vocab_size=700))
+    llama = opened(llama_cpp, tmp_path, model, tok)
+    vocab = llama.get_vocab()
+    for text in texts: assert vocab.tokenize(text, True, False) == [tok.bos_id, *tok.encode(text)], text
 
 
 def test_llama_cpp_tells_the_same_stories(llama_cpp, shipped, tmp_path):
