@@ -1,8 +1,11 @@
 "What several tests share: the docs site, built once from a copy of the repository."
-import os, shutil, subprocess, sys
+import os, shutil, signal, subprocess, sys
 from pathlib import Path
 
 import pytest
+
+# A shell that runs tests in the background ignores Ctrl-C, and hands that down to all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = 'nbs ablations piny figures settings.ini tools CONTRIBUTING.md CHANGELOG.md'.split()
