@@ -55,3 +55,11 @@ def test_a_command_that_fails_is_found(clone):
 def test_what_is_left_behind_is_found(clone):
     typed(['echo > out.ipynb'], clone)
     assert seen_by_git(clone) == ['?? out.ipynb']
+
+
+def test_the_story_is_the_one_that_the_command_tells():
+    quoted = re.findall(r'^> (.*)', (ROOT/'README.md').read_text(encoding='utf-8'), re.M)
+    told = subprocess.run([Path(sys.executable).parent/'piny_generate', '--prompt', 'Once upon a time'],
+                          capture_output=True, text=True).stdout
+    story = ' '.join(quoted[1:]).split()  # the first quotation is what piny is
+    assert told.split()[:20] == story[:20]  # the rounding of another processor may change a later word

@@ -105,6 +105,6 @@ def test_ctrl_c_leaves_all_resumable(tmp_path):
     assert done.returncode == 0, done.stderr
     assert 'going on from step' in done.stderr
     trials = lines(folder/'trials.jsonl')
-    assert len(trials) == 3 and trials[0]['lr'] == 1e-2
+    assert len(trials) == 3 and 1e-2 in {trial['lr'] for trial in trials}  # what was interrupted is tried again
     assert len(lines(folder/'checks.jsonl')) == 4
     assert 'the preset is in' in done.stdout and (folder/'tiny-tuned.json').exists()

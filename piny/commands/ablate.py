@@ -117,9 +117,10 @@ def dry_run(study:Study, questions:list[str])->str:
              f'{n_search} or more to find learning rates',
              f'  {tokens:,} tokens, {flops:.2g} FLOPs']
     if (speed := pace(study)) > 0:
-        hours = tokens / speed / 3600
-        lines += [f'  about {hours:.1f} hours of one worker at {speed:,.0f} tokens a second, as measured '
-                  f'here just now; {hours / (study.workers or os.cpu_count()):.1f} hours with all']
+        alone = tokens / speed / 60
+        together = alone / (study.workers or os.cpu_count())
+        lines += [f'  about {alone:,.0f} minutes of one worker at {speed:,.0f} tokens a second, as measured '
+                  f'here just now; {together:,.0f} minutes with all']
     if half != half: return '\n'.join([*lines, 'one seed has no spread: no verdict is in reach'])
     lines += [f'with a spread of {SPREAD:g} bits per byte: intervals of ±{half:.4f}, '
               f'smallest difference seen in 8 of 10 studies {visible:.4f}']
@@ -202,8 +203,8 @@ def how_far(study:Study, questions:list[str], given:dict)->str:
     counts, lines = status(study, questions)
     total = ', '.join(f'{n} {state}' for state, n in counts.items())
     left = hours_left(study, questions)
-    if left > 0: total += f'; about {left:.1f} hours of one worker are left'
-    if left > 0 and counts['running']: total += f', {left / counts["running"]:.1f} with those that run'
+    if left > 0: total += f'; about {60 * left:,.0f} minutes of one worker are left'
+    if left > 0 and counts['running']: total += f', {60 * left / counts["running"]:,.0f} with those that run'
     return '\n'.join([f'{study.name}: {total}', *lines])
 
 def report(study:Study):
