@@ -184,7 +184,7 @@ def add_reference():
 
 FEWER = '''## What would fewer seeds have told you?
 
-Of `{study}`, computed anew in this page ([how](../nbs/66_seeds.ipynb)).
+Of `{study}`, computed anew in this page ([how](../nbs/73_seeds.ipynb)).
 
 <div data-piny="seeds" data-study="{study}"></div>
 '''
@@ -194,7 +194,7 @@ Of `{study}`, computed anew in this page ([how](../nbs/66_seeds.ipynb)).
 def seeded():
     "The studies of which the page of answers can say what fewer seeds would have told, each as a script."
     found = {}
-    for folder in sorted({path.parent.parent for path in ROOT.glob('results/*/baseline-*/record.json')}):
+    for folder in sorted({path.parent.parent for path in ROOT.glob('results/*/baseline-1-*/record.json')}):
         try: found[folder.name] = study_script(load_records(folder))
         except ValueError as e: print(f'{folder.name}: no widget of seeds, since {e}', file=sys.stderr)
     return found
