@@ -27,7 +27,7 @@ from .data import Dataset
 from .evaluation import subset_size
 from .grammar import floor_bpb
 from .loop import Progress
-from .machine import circumstances
+from .machine import circumstances, seats
 from .config import extra, find_root
 from .files import read_json, remove, write_text
 from .plan import Study, plan_hash, whole
@@ -130,19 +130,21 @@ def work(study:Study, questions:list[str])->Iterator[Job]: # each when it is mad
         yield made
         last = made.variant
 
-def _worker(*what):
+def _worker(place, *what):
     def end_with_parent():
         mp.parent_process().join()
         os._exit(1)
     threading.Thread(target=end_with_parent, daemon=True).start()
+    if place != 'cpu': os.environ['CUDA_VISIBLE_DEVICES'] = place.removeprefix('cuda:') # before CUDA starts
     torch.set_num_threads(1)
     for made in work(*what): pass
 
 # %% ../nbs/53_sweep.ipynb #1efd51c9
-def hire(*work # what `piny.sweep.work` takes
+def hire(place:str, # 'cpu', or the GPU that it has to itself or shares: 'cuda:0'
+         *work      # what `piny.sweep.work` takes
         )->mp.Process:
     "Start a worker."
-    worker = mp.get_context('spawn').Process(target=_worker, args=work)
+    worker = mp.get_context('spawn').Process(target=_worker, args=(place, *work))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) # a child inherits what is blocked
     try: worker.start()
     finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -217,8 +219,9 @@ def side_by_side(study:Study, questions:list[str]):
     "Have runs made by workers, which end with this process; what is finished stays."
     what = replace(study), questions # without the data, which a worker opens by itself
     seen = Watch(study, questions)
-    workers = min(study.workers or os.cpu_count(), len(seen.open))
-    alive = [hire(*what) for _ in range(workers)]
+    free = [torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count())]
+    places = seats(study.workers, os.cpu_count(), free)
+    alive = [hire(place, *what) for place in places[:len(seen.open)]]
     try:
         while alive:
             ended = wait([worker.sentinel for worker in alive], timeout=1)
@@ -227,7 +230,7 @@ def side_by_side(study:Study, questions:list[str]):
                 alive.remove(worker)
                 worker.join()
                 if worker.exitcode: seen.bury(worker)
-            if seen.open and not alive: alive.append(hire(*what))
+            if seen.open and not alive: alive.append(hire(places[0], *what))
     finally:
         seen.bar.close()
         for worker in alive: worker.terminate()
