@@ -169,6 +169,7 @@ def check_rules(vocab:dict[int, bytes], merges:list, special:tuple[str, ...]):
         if piece in forbidden: raise ValueError(f'the special piece {piece!r:.60} is made by a merge')
         made.add(piece)
 
+# %% ../nbs/13_bpe.ipynb #458cf91e
 class ByteTokenizer:
     "Text to token ids and back: GPT-2's byte-level byte-pair encoding."
     kind = 'byte_bpe'

@@ -124,6 +124,7 @@ def compared_all(records:list)->dict[str, Comparison]: # by variant
     found = compare(by_variant(records, all_declared()), planned, margin)
     return {v: replace(c, shared=shared.get(v, np.nan)) for v, c in found.items()}
 
+# %% ../nbs/59_findings.ipynb #9b8a9e06
 @dataclass
 class Findings:
     "What the records of a study say about a question; ValueError where they may not be compared."

@@ -65,6 +65,7 @@ def add_tokenizer(f, # a `gguf.GGUFWriter`
     f.add_add_bos_token(True)
     f.add_add_eos_token(False)
 
+# %% ../nbs/63_gguf.ipynb #067b51a9
 def add_weights(f, # a `gguf.GGUFWriter`
                 model:Transformer):
     "Add the weights in fp32, neighbours as rotary pairs."

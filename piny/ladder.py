@@ -193,6 +193,7 @@ def _draw_effect(ax, x:float, c, its:dict):
 
 def _name(r:Rung)->str: return f'{short(r.n_params)} parameters, {short(r.tokens)} tokens'
 
+# %% ../nbs/71_ladder.ipynb #5d838e7c
 def draw_ladder(rungs:list # of `Rung`, from `ladder`
                ): # matplotlib `Figure`
     "Does the small answer hold? Effects over training FLOPs, and decision accuracy."

@@ -73,6 +73,7 @@ class Design:
         left = max(0., losses @ self._unexplained @ losses)
         return Fit(self, w, w.to_means @ losses, np.sqrt(left / self.dof))
 
+# %% ../nbs/54_statistics.ipynb #b9340abd
 @dataclass(frozen=True)
 class Fit:
     "The means of a study's variants, and the spread of its runs."
@@ -182,6 +183,7 @@ class Comparison:
     def worse_in(self)->str: # as in '4 of 5 seeds'
         return f'{sum(d > 0 for d in self.diffs)} of {len(self.diffs)} seeds'
 
+# %% ../nbs/54_statistics.ipynb #db5d6c72
 def ended(losses:dict[int, float])->np.ndarray: # of one variant, by seed
     "The losses of the runs that came to an end with a number."
     return np.array([loss for loss in losses.values() if np.isfinite(loss)])
@@ -210,6 +212,7 @@ def compare_all(runs:dict[str, dict[int, float]], # variant to seed to loss, the
     ends = _together(quiet, family - len(loud)) | _apart(runs, quiet, loud, family)
     return {v: _comparison(v, runs, lost, ends.get(v), v in loud, margin) for v in others}
 
+# %% ../nbs/54_statistics.ipynb #37f5a6f7
 def _together(quiet:dict, family:int)->dict[str, tuple]: # variant to difference, error, critical value
     "Those that share one spread: Dunnett's intervals."
     if len(quiet) < 2: return {}

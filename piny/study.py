@@ -55,6 +55,7 @@ class Job:
     @property
     def role(self)->str: return role_of(self.train.seed)
 
+# %% ../nbs/52_study.ipynb #9977df27
 @lru_cache(maxsize=1_000)
 def _sized(base:Preset, change:tuple)->Preset: # `change`, pairs of field and value
     "A variant of a preset, found once: matching its size takes a while."
@@ -82,6 +83,7 @@ def _maker(study:Study)->Callable[..., Job]: # takes variant, what differs, seed
         return Job(name, cfg.model, train, cfg.tokenizer, data, folder)
     return job
 
+# %% ../nbs/52_study.ipynb #ef704250
 @lru_cache(maxsize=10_000)
 def _read_once(folder:Path, written:int)->dict: # when the record was
     return read_record(folder)
@@ -101,6 +103,7 @@ def rate_of(study:Study, name:str, change:dict)->float|None:
     if not study.points: return _centre(study, change)
     return study.known_rate(name) or best_rate(_rate_runs(study, name))
 
+# %% ../nbs/52_study.ipynb #9466aec8
 def rate_jobs(study:Study, *questions:str)->list[Job]:
     "The runs that look for learning rates, as far as the grids have grown; none where a rate is known."
     if not study.points: return []

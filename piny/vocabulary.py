@@ -129,6 +129,7 @@ class CutTokenizer:
     def __reduce__(self): return CutTokenizer, (self.of, self.kept)
     def __repr__(self): return f'CutTokenizer({self.vocab_size:,} pieces of {self.of}, {self.fingerprint[:12]})'
 
+# %% ../nbs/14_vocabulary.ipynb #4a9ce0cd
 def check_kept(of:AnyTokenizer, # the whole tokenizer
                kept:np.ndarray):
     "Nothing; ValueError for ids that no cut can have."

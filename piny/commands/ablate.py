@@ -185,6 +185,7 @@ def ablate(args:Sequence[str]|None=None): # words of the command line; None: thi
         report(study)
         if failed: raise Failed(failures(failed))
 
+# %% ../../nbs/commands/ablate.ipynb #8bcaddf2
 def join_in(name:str):
     "Make runs of a study that was begun elsewhere; Failed if one of its runs has failed."
     from piny.sweep import join
@@ -217,6 +218,7 @@ def report(study:Study):
     print('\nbits per byte against the baseline (lower is better), interval, verdict')
     print(verdicts(records))
 
+# %% ../../nbs/commands/ablate.ipynb #2925887b
 def draw(args:Sequence[str]|None=None): # words of the command line; None: this program's
     "The command `piny_draw`: redraw the figures of a study from its records, or the ladder of several."
     command = Command('piny_draw', 'Redraw the figures of a study from its records; nothing is trained.')

@@ -118,6 +118,7 @@ def parser()->Command:
                          help='compare data with what was noted when it was made, and make none')
     return command
 
+# %% ../../nbs/commands/data.ipynb #02bb5ac8
 def report(data:Dataset)->str:
     "What came of it, in four lines."
     def line(split):
@@ -151,6 +152,7 @@ def listing(root:Path)->str:
     lines = [f'{name:{width}}   {line(name)}' for name in names]
     return '\n'.join(lines) or f'there is no data in {root}; piny_data CORPUS makes some'
 
+# %% ../../nbs/commands/data.ipynb #40de2ced
 def answer(given:dict # from option to value
           )->str:
     "Do what a command line asks for; what is to be printed."
