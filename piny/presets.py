@@ -38,7 +38,7 @@ def preset_of(word:str # a name in `PRESETS`, or a file that ends in `.json`
     "The preset that is meant; ValueError for an unknown name or a bad file, FileNotFoundError."
     if word.endswith('.json'): return read_preset(Path(word))
     try: return choose(PRESETS, word, 'preset')
-    except ValueError as e: raise ValueError(f'{e}, or a file as in sizes/narrow.json') from e
+    except ValueError as e: raise ValueError(f'{e}, or a JSON file with the fields of one') from e
 
 def preset_name(word:str)->str: # `narrow` for `sizes/narrow.json`
     "What a preset is called in records."

@@ -249,7 +249,9 @@ def order_of(name:str # of a study
     "A study that was begun; FileNotFoundError if it was not begun here."
     path = find_root()/'results'/name/'order.json'
     if not path.exists():
-        raise FileNotFoundError(f'no study {name!r} was begun here: there is no {path}')
+        begun = [other.parent.name for other in sorted(path.parent.parent.glob('*/order.json'))]
+        raise FileNotFoundError(f'no study {name!r} was begun here: there is no {path}; '
+                                f'begun were {", ".join(begun) or "none"}')
     study = Study(**read_json(path))
     plan = whole(plan_on_file(study))
     return replace(study, seeds=plan['seeds']), plan['questions']

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 from .parser import Command, Failed, names_in
-from ..config import ModelConfig, TrainConfig, choose, extra, find_root
+from ..config import ModelConfig, TrainConfig, choose, extra, find_root, unknown
 from ..files import read_json
 from ..plan import RATE_SEEDS, Study, seeds_of, whole
 
@@ -247,5 +247,5 @@ def found_study(given:str # its name, or its folder in results/
     there = sorted({path.parent.parent.name for path in results.glob('*/*/record.json')})
     name = Path(given).name
     if name in there: return name
-    raise ValueError(f'no finished run in {results/name}; there are studies '
-                     f'{", ".join(there) or "in no folder there"}')
+    raise ValueError(f'{unknown(name, there, "study")} known, with finished runs: '
+                     f'{", ".join(there) or "none"}')

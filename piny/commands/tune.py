@@ -40,7 +40,9 @@ def command()->Command:
         help='names the folder in results/ and figures/ (default: tune- and the preset)')
     add('--workers', default=0, type=whole_number, metavar='INT',
         help='trials side by side (default: 0, one for each core, or one on a GPU)')
-    for cls in (ModelConfig, TrainConfig): made.add_fields(cls, "the preset's; --seed: 1000")
+    for cls in (ModelConfig, TrainConfig): made.add_fields(cls, "the preset's", leave_out=['seed'])
+    add('--seed', default=1_000, type=whole_number, metavar='INT',
+        help='of weights and data in all trials (default: 1000, which no verdict of a study rests on)')
     return made
 
 def searched(words:list[str]   # as typed after `--search`
@@ -66,7 +68,7 @@ def asked(given:dict): # what `Command.given` returns
     from piny.data import Dataset
     preset = preset_of(given['preset'])
     model = replace(preset.model, **given_fields(given, ModelConfig))
-    train = replace(preset.train, **dict(seed=1_000) | given_fields(given, TrainConfig))
+    train = replace(preset.train, **given_fields(given, TrainConfig))
     folder = find_root()/'results'/study
     base = replace(preset, model=model, train=decided(model, train, folder))
     texts = searched(given['search']) or around(train)
