@@ -110,6 +110,10 @@ def bytes_of(piece:str # as SentencePiece writes it
 
 def write_tokenizer(path:Path, tok:Tokenizer):
     "Write the tokenizer's file; ValueError for one of another kind."
+    if tok.kind == 'unigram':
+        raise ValueError('the tokenizer is of the kind unigram; llama2.c joins pieces two by two, by '
+                         'their scores, and would cut texts in another way (piny_export hf, gguf, web '
+                         'and piny write this kind)')
     pieces = [(bytes_of(piece), score) for piece, score in pieces_of(tok)]
     longest = max(len(piece) for piece, _ in pieces)
     entries = [ENTRY.pack(score, len(piece)) + piece for piece, score in pieces]

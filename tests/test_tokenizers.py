@@ -117,7 +117,7 @@ def test_quality_is_measured_with_every_kind(trained, room, preset, monkeypatch)
 
 
 @pytest.mark.parametrize('kind, written', [
-    ('bpe', {'hf', 'llama2c', 'gguf'}), ('unigram', set()), ('byte_bpe', {'hf', 'gguf'}), ('bpe, cut', set()),
+    ('bpe', {'hf', 'llama2c', 'gguf'}), ('unigram', {'hf', 'gguf'}), ('byte_bpe', {'hf', 'gguf'}), ('bpe, cut', set()),
     ('unigram, cut', set()), ('byte_bpe, cut', set())])
 def test_a_format_that_cannot_hold_a_tokenizer_says_so(tmp_path, kind, written):
     tok = tokenizer_of(kind)
