@@ -11,24 +11,27 @@ SETTINGS = ConfigParser()
 SETTINGS.read_string((ROOT/'settings.ini').read_text(encoding='utf-8'))
 ini = SETTINGS['DEFAULT']
 name = ini['lib_name']
+EXERCISES = 'tutorials/build_it.ipynb'
 
 # `ablate_requirements` is the extra `ablate`, and so on; `dev` is all of them and what makes the project
 extras = {key.removesuffix('_requirements'): ini[key].split() for key in ini if key.endswith('_requirements')}
 extras['dev'] = sorted(set(sum(extras.values(), [])))
 
 
-class with_ablations(build_py):
-    "The questions come with the package, so that `piny_ablate` works outside of a clone."
+class with_notebooks(build_py):
+    "Questions and exercises come with the package: `piny_ablate` and `piny_exercises` work outside of a clone."
     def run(self):
         super().run()
         if self.editable_mode: return
-        there = Path(self.build_lib)/name/'ablations'
-        shutil.copytree(ROOT/'ablations', there, dirs_exist_ok=True, ignore=shutil.ignore_patterns('.*'))
+        there = Path(self.build_lib)/name
+        shutil.copytree(ROOT/'ablations', there/'ablations', dirs_exist_ok=True, ignore=shutil.ignore_patterns('.*'))
+        (there/'tutorials').mkdir(exist_ok=True)
+        shutil.copy(ROOT/'nbs'/EXERCISES, there/EXERCISES)
 
 
 setup(
     name=name,
-    cmdclass=dict(build_py=with_ablations),
+    cmdclass=dict(build_py=with_notebooks),
     version=ini['version'],
     description=ini['description'],
     keywords=ini['keywords'],

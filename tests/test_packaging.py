@@ -30,6 +30,8 @@ def wheel(tmp_path_factory):
         shutil.copy(ROOT/part, folder)
     for part in ('piny', 'ablations'):
         shutil.copytree(ROOT/part, folder/part, ignore=shutil.ignore_patterns('__pycache__', '.*'))
+    (folder/'nbs'/'tutorials').mkdir(parents=True)
+    shutil.copy(ROOT/'nbs'/'tutorials'/'build_it.ipynb', folder/'nbs'/'tutorials')
     program = "from setuptools.build_meta import build_wheel as f; f('dist')"
     subprocess.run([sys.executable, '-c', program], cwd=folder, check=True, capture_output=True)
     return next((folder/'dist').glob('*.whl'))
@@ -115,6 +117,12 @@ def test_the_questions_come_with_the_package(wheel):
     assert {f'piny/ablations/{path.name}' for path in (ROOT/'ablations').glob('*.ipynb')} <= inside
 
 
+def test_the_exercises_come_with_the_package(wheel):
+    inside = zipfile.ZipFile(wheel)
+    committed = (ROOT/'nbs'/'tutorials'/'build_it.ipynb').read_bytes()
+    assert inside.read('piny/tutorials/build_it.ipynb') == committed
+
+
 @pytest.fixture(scope='module')
 def installed(wheel, tmp_path_factory):
     "The programs of an environment that has the wheel, and all else from this one."
@@ -148,6 +156,8 @@ def test_every_command_runs_outside_of_a_clone(installed, tmp_path):
     assert run_installed(installed, 'piny_generate --prompt Once --seed 1 --max-tokens 20', tmp_path).startswith('Once')
     assert 'runs' in run_installed(installed, 'piny_ablate --preset quick --dry-run', tmp_path)
     assert not list(tmp_path.glob('*.ipynb'))
+    assert 'is written' in run_installed(installed, 'piny_exercises exercises', tmp_path)
+    assert (tmp_path/'exercises'/'build_it.ipynb').is_file()
 
 
 def test_a_question_is_answered_outside_of_a_clone(installed, tmp_path):

@@ -4,6 +4,7 @@ python tools/docs.py             # once
 python tools/docs.py --preview   # and again whenever something changes, served at http://127.0.0.1:4200
 """
 import base64, hashlib, html, json, os, posixpath, re, shutil, struct, subprocess, sys, time
+from copy import deepcopy
 from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -21,6 +22,7 @@ from nbdev.processors import (clean_magics, filter_stream_, hide_, hide_line, po
                               rm_header_dash, strip_ansi, strip_hidden_metadata)
 from piny.ablation import QUESTIONS
 from piny.checkpoint import load
+from piny.commands.exercises import blanked, is_exercise, without_directives
 from piny.findings import compared_all, difference
 from piny.record import load_records
 from piny.seeds import study_script
@@ -151,6 +153,16 @@ STEPS = [FrontmatterProc, populate_language, headings, strip_ansi, hide_line, fi
          rm_header_dash, rm_export, clean_magics, hide_, link_names, strip_hidden_metadata]
 
 
+def with_blanks(cells):
+    "The cells, with what a student has to fill above each solution."
+    for cell in cells:
+        if is_exercise(cell):
+            blank = deepcopy(cell)
+            blank.source = blanked(without_directives(cell.source))
+            yield blank
+        yield cell
+
+
 def said(markdown):
     "The last paragraph of a Markdown cell as plain words."
     words = markdown.strip().split('\n\n')[-1]
@@ -219,6 +231,7 @@ def add_page(source):
     if dest.suffix == '.md':
         return write_md(dest, source, site_links((ROOT/source).read_text(encoding='utf-8'), source))
     nb = read_nb(ROOT/source)
+    nb.cells = list(with_blanks(nb.cells))
     NBProcessor(nb=nb, procs=STEPS).process()
     nb.cells[0].source = re.sub(r'output-file:.*\n', '', nb.cells[0].source)  # it is named already
     words = head(ROOT/source)[0]
