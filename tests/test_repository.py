@@ -120,6 +120,39 @@ def test_out_of_sync_is_found(maker, spoil, copy):
     assert spoil(copy) in changed_by(maker, copy)
 
 
+# -- weights are few
+
+WEIGHTS = '.safetensors', '.gguf', '.bin', '.pt', '.pth', '.npz', '.onnx'
+BUDGET = 12e6  # bytes of all of them together, so that a clone stays small
+
+
+def weights(root):
+    "From the name of each file of weights that git keeps to its bytes."
+    listed = subprocess.run(['git', 'ls-files'], cwd=root, capture_output=True, text=True, check=True).stdout
+    return {name: (root/name).stat().st_size for name in listed.splitlines() if name.endswith(WEIGHTS)}
+
+
+def over(sizes):
+    "The files of weights, the largest first, if they are too much; else none."
+    return sorted(sizes, key=sizes.get, reverse=True) if sum(sizes.values()) > BUDGET else []
+
+
+@pytest.mark.skipif(not (ROOT/'.git').exists(), reason='weights are counted where there is a repository')
+def test_weights_stay_within_their_budget():
+    sizes = weights(ROOT)
+    assert 'piny/models/stories-1m/model.safetensors' in sizes
+    assert not over(sizes)
+
+
+def test_too_many_weights_are_found(tmp_path):
+    subprocess.run(['git', 'init', '-q'], cwd=tmp_path, check=True)
+    for name, size in {'a/small.safetensors': 5e6, 'large.gguf': 8e6, 'text.txt': 9e6}.items():
+        (tmp_path/name).parent.mkdir(exist_ok=True)
+        with open(tmp_path/name, 'wb') as f: f.truncate(int(size))
+    subprocess.run(['git', 'add', '.'], cwd=tmp_path, check=True)
+    assert over(weights(tmp_path)) == ['large.gguf', 'a/small.safetensors']
+
+
 # -- a variant is one line
 
 def test_a_new_variant_is_shown_where_it_has_not_run(copy):

@@ -1,4 +1,7 @@
 "The page that `piny_export web` writes, in a real browser: from a file and below any path, by mouse and by keyboard."
+import json
+from importlib.resources import files
+
 import pytest
 from test_site import PHONE, WIDTH, browser, page, served  # noqa: F401, fixtures; skips without a browser
 
@@ -6,6 +9,9 @@ from axe_playwright_python.sync_playwright import Axe
 from piny.checkpoint import load
 from piny.config import Sampling
 from piny.generation import generate
+from piny.comparison import signed
+from piny.seeds import first_seeds, study_values
+from piny.statistics import compare_all
 from piny.web import pair, write_model_script, write_parts, write_web
 
 WORDS = '.piny-story [role=button]:not([hidden])'
@@ -185,3 +191,48 @@ def test_two_models_tell_side_by_side(page, tmp_path, shipped):  # noqa: F811
     one, other = page.locator('.piny-told').all_text_contents()
     assert one == other != ''  # one model under two names, one seed: one story
     assert 'of gelu' in page.locator('.piny-columns').text_content()
+
+
+# -- the slider of seeds
+
+LOSSES = {v: {s: mean + .01 * ((3*s + len(v)) % 5) for s in range(4 * (1 + 2 * (v == 'baseline')))}
+          for v, mean in dict(baseline=1., level=1.004, no_rope=1.2).items()}
+
+
+@pytest.fixture
+def seeds(page, tmp_path):  # noqa: F811
+    "The widget of a made-up study with four seeds."
+    write_parts(tmp_path)
+    (tmp_path/'seeds.js').write_text((files('piny')/'web'/'seeds.js').read_text())
+    (tmp_path/'made-seeds.js').write_text(f'pinySeeds.add({json.dumps(study_values("made", LOSSES))})')
+    (tmp_path/'index.html').write_text('<!DOCTYPE html><main><div data-piny="seeds" data-study="made"></div></main>'
+                                       '<script src="widgets.js"></script>')
+    page.goto(f'file://{tmp_path}/index.html')
+    page.wait_for_selector('tbody tr')
+    return page
+
+
+def rows(page): return [row.split('\t') for row in page.locator('tbody tr').all_inner_texts()]  # noqa: F811
+
+
+def expected(n):
+    "The rows for n seeds, as piny computes them."
+    found = compare_all(first_seeds(LOSSES, n, 4))
+    last = compare_all(LOSSES)
+    for v, c in found.items():
+        was = '' if c.verdict == last[v].verdict else f' (with all: {last[v].verdict})'
+        yield [v.replace('_', ' '), f'{signed(c.mean)} [{signed(c.low)}, {signed(c.high)}]', c.verdict + was]
+
+
+def test_the_slider_tells_what_piny_computes(seeds):
+    for n in (4, 3, 2):
+        slide(seeds, 'seeds', n)
+        assert rows(seeds) == list(expected(n))
+        assert f'The first {n} of 4 seeds' in seeds.locator('[role=status]').text_content()
+
+
+def test_the_slider_moves_by_keyboard(seeds):
+    seeds.get_by_label('seeds', exact=True).focus()
+    seeds.keyboard.press('ArrowLeft')
+    assert seeds.locator('output').text_content() == '3'
+    assert rows(seeds) == list(expected(3))

@@ -12,6 +12,7 @@ DECADES = 'Ground', 'Stories', 'The model', 'Training', 'Generation', 'Ablations
 QUESTIONS = 'The questions'  # what the notebooks in ablations/ are, between the code of ablations and what follows
 COMMANDS = 'Commands'        # nbs/commands/, which uses all that is above it
 TUTORIALS = 'Tutorials'      # nbs/tutorials/, which go from a text to what is wanted of it
+LESSONS = 'first_model', 'build_it', 'rerun_ablation', 'new_question', 'systems', 'cluster', 'export'  # in this order
 ANSWERS = 'What the parts are worth'                    # first on the site: the answers, and then the questions
 ABOUT = 'About'                                         # last on the site
 PAGES = 'ablations/README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'  # what it holds, seen from the root
@@ -55,7 +56,7 @@ def sections(root=ROOT):
         if title == 'Ablations':
             found[QUESTIONS] = ordered((root/'ablations').glob('*.ipynb'), questions(root))
     found[COMMANDS] = ordered((nbs/'commands').glob('*.ipynb'), commands(root))
-    found[TUTORIALS] = sorted((nbs/'tutorials').glob('*.ipynb'))
+    found[TUTORIALS] = ordered((nbs/'tutorials').glob('*.ipynb'), LESSONS)
     return {title: paths for title, paths in found.items() if paths}
 
 

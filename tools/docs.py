@@ -23,6 +23,7 @@ from nbdev.processors import (clean_magics, filter_stream_, hide_, hide_line, po
 from piny.ablation import QUESTIONS
 from piny.checkpoint import load
 from piny.commands.exercises import blanked, is_exercise, without_directives
+from piny.comparison import record_table
 from piny.findings import compared_all, difference
 from piny.record import load_records
 from piny.seeds import study_script
@@ -196,27 +197,53 @@ def add_reference():
 
 FEWER = '''## What would fewer seeds have told you?
 
-Of `{study}`, computed anew in this page ([how](../nbs/73_seeds.ipynb)).
+Each study computed anew in this page, from the first seeds alone ([how](../nbs/73_seeds.ipynb)).
+'''
+SEEDS = '''### Of {study}
 
 <div data-piny="seeds" data-study="{study}"></div>
 '''
+
+
+RECORDS = '''## Where the numbers come from
+
+From the records of runs, and from nothing else. Each run of a study has left a folder, and a row in its table:
+
+'''
+
+
+@cache
+def recorded():
+    "From each study that has runs to their records."
+    folders = sorted({path.parent.parent for path in ROOT.glob('results/*/*/record.json')})
+    return {folder.name: load_records(folder) for folder in folders}
+
+
+def records_list():
+    "Where the records of each study are, and its table."
+    for study, records in recorded().items():
+        table = f'<a href="../piny/web/{study}-runs.csv">table</a>'
+        yield f'- [{study}](../results/{study}): {len(records)} runs, {table}'
 
 
 @cache
 def seeded():
     "The studies of which the page of answers can say what fewer seeds would have told, each as a script."
     found = {}
-    for folder in sorted({path.parent.parent for path in ROOT.glob('results/*/baseline-1-*/record.json')}):
-        try: found[folder.name] = study_script(load_records(folder))
-        except ValueError as e: print(f'{folder.name}: no widget of seeds, since {e}', file=sys.stderr)
+    for study, records in recorded().items():
+        if not any(r['variant'] == 'baseline' and r['seed'] == 1 for r in records): continue
+        try: found[study] = study_script(records)
+        except ValueError as e: print(f'{study}: no widget of seeds, since {e}', file=sys.stderr)
     return found
 
 
 def beside(source):
-    "What ends a page of answers: fewer seeds, and variants that tell stories where a study kept their weights."
+    "What ends a page of answers: fewer seeds, where its records are, and variants that tell stories."
     script = '<script src="../piny/web/widgets.js"></script>'
     if source.endswith('_answers.ipynb'):
-        for study in seeded(): yield FEWER.format(study=study) + script
+        if seeded(): yield FEWER
+        for study in seeded(): yield SEEDS.format(study=study) + script
+        if recorded(): yield RECORDS + '\n'.join(records_list())
     question = source.removeprefix('ablations/').removesuffix('.ipynb')
     if question not in QUESTIONS: return
     for study, kept in kept_models(ROOT/'results').items():
@@ -307,8 +334,9 @@ def search_index(docs):
 # -- the whole site
 
 def write_models(folder):
-    "Write what pages fetch when a story is asked for: the model that ships, and those that studies kept."
+    "Write what pages fetch: tables of runs, the model that ships, and those that studies kept."
     write_model_script(folder, *load(), 'stories-1m')
+    for study, records in recorded().items(): record_table(records).to_csv(folder/f'{study}-runs.csv', index=False)
     for study, script in seeded().items(): (folder/f'{study}-seeds.js').write_text(script, encoding='ascii')
     for study, kept in kept_models(ROOT/'results').items():
         compared = compared_all(load_records(ROOT/'results'/study))
