@@ -40,6 +40,7 @@ def read_prompts(path:str # - is what is piped in
     if not prompts: raise ValueError(f'{path} holds no prompts; expected one in each line')
     return prompts
 
+# %% ../../nbs/commands/generate.ipynb #6a0c78f8
 def is_piped()->bool:
     "Whether standard input is a pipe or a file, and no terminal and no device."
     try: mode = os.fstat(sys.stdin.fileno()).st_mode
@@ -59,6 +60,7 @@ def asked()->Iterator[str]:
             return
         except UnicodeDecodeError: print('(that was not UTF-8)', file=sys.stderr)
 
+# %% ../../nbs/commands/generate.ipynb #3213e075
 def prompts_of(given:dict # what was typed
               )->Iterable[str]:
     "The prompts that a command line gives or asks for; ValueError for two sources."
@@ -146,6 +148,7 @@ def parse(args:Sequence[str]|None=None # the words; None: those of this process
     command.add_fields(Sampling)
     return command, command.given(args)
 
+# %% ../../nbs/commands/generate.ipynb #1bfdcc06
 def made_quick(model,      # as `piny.checkpoint.load` gives it
                given:dict, # what was typed
                n_alone:int, # tokens that may be told in batches of a single story
@@ -157,6 +160,7 @@ def made_quick(model,      # as `piny.checkpoint.load` gives it
         raise ValueError('--compile needs a C++ compiler that works, such as g++; '
                          'with --compile no, the same stories are told') from e
 
+# %% ../../nbs/commands/generate.ipynb #a70557fd
 def main(args:Sequence[str]|None=None):
     "The command `piny_generate`."
     command, given = parse(args)

@@ -63,6 +63,7 @@ class Failed(RuntimeError):
 INPUT_ERRORS = (ValueError, ImportError, FileNotFoundError, FileExistsError,
                 IsADirectoryError, NotADirectoryError, PermissionError)
 
+# %% ../../nbs/commands/parser.ipynb #d94ea609
 class Command(ArgumentParser):
     "An `ArgumentParser` that takes fields of dataclasses as options and answers in one sentence."
     def __init__(self, name:str, description:str):
@@ -120,6 +121,7 @@ class Command(ArgumentParser):
         except KeyboardInterrupt:
             self.exit(128 + signal.SIGINT, f'\n{self.prog}: {interrupted or "interrupted"}\n')
 
+# %% ../../nbs/commands/parser.ipynb #797db224
 def option_of(field:str)->str:
     "The option that sets a field: `--max-tokens` for `max_tokens`."
     return '--' + field.replace('_', '-')
@@ -129,6 +131,7 @@ def hyphens(word:str)->str:
     name, equals, value = word.partition('=')
     return name.replace('_', '-') + equals + value if word.startswith('--') else word
 
+# %% ../../nbs/commands/parser.ipynb #7b9b2591
 def given_fields(given:dict, # what `Command.given` returns
                  cls:type,   # a dataclass
                 )->dict:     # those of its fields that were typed

@@ -28,6 +28,7 @@ def parse(args:Sequence[str]|None=None # the words; None: those of this process
     command.add_fields(Sampling)
     return command, command.given(args)
 
+# %% ../../nbs/commands/quality.ipynb #ce2729e7
 def measured(given:dict,   # what was typed
              how:Sampling, # of the model's stories
             )->tuple:      # what was measured, as plain values; a row for each story
@@ -49,6 +50,7 @@ def measured(given:dict,   # what was typed
                  different_words={name: variety(s, min(n_words)) for name, s in sets.items()})
     return circumstances() | about, rows
 
+# %% ../../nbs/commands/quality.ipynb #ec52a01c
 def main(args:Sequence[str]|None=None):
     "The command `piny_quality`."
     command, given = parse(args)

@@ -65,6 +65,7 @@ def order_in(folder:Path # a run's
     except ValueError as e: raise ValueError(f'{path}: {e}') from e
     return DEFAULTS | order
 
+# %% ../../nbs/commands/train.ipynb #279a12dc
 def order_of(given:dict # what `Command.given` returns
             )->dict:    # plain values, and `out`, the run's folder
     "What is asked for; ValueError for what does not go together, FileNotFoundError."
@@ -95,6 +96,7 @@ def order_of(given:dict # what `Command.given` returns
         order[part] = asdict(replace(cfg, **given_fields(given, type(cfg))))
     return order | dict(data=data_in(order['data']), out=Path(resume or out))
 
+# %% ../../nbs/commands/train.ipynb #78326c80
 def data_in(name:str)->str: # of data in `data/`, or a folder
     "The folder of prepared data; FileNotFoundError that lists the data there is."
     from piny.data import find_data
@@ -159,12 +161,14 @@ def main(args:Sequence[str]|None=None):
         ranks.say(f'finished after {record["steps"]:,} steps; {record["val_loss"]:.4f} nats per '
                   f'token, {record["val_bpb"]:.4f} bits per byte; all in {out}')
 
+# %% ../../nbs/commands/train.ipynb #eca63fee
 def other_kind(order:dict, tokenizer)->str: # '': it is the preset's
     "A sentence for data whose tokenizer is of another kind than the preset was made for."
     if tokenizer.kind == (order['kind'] or tokenizer.kind): return ''
     return (f'note: the preset {order["preset"]} was made for a tokenizer of the kind {order["kind"]}, and '
             f'the data has one of the kind {tokenizer.kind}')
 
+# %% ../../nbs/commands/train.ipynb #1f4ff706
 def trained(order:dict,  # as in run.json
             out:Path,    # the run's folder
             ranks,       # a `piny.ranks.Ranks`
