@@ -116,6 +116,16 @@ def test_formulas_are_drawn(site, pages):
         assert 'class="math display">\\[' not in page.text, path.name
 
 
+def test_exercises_show_what_is_to_be_written_and_fold_the_solution(site, pages):
+    text = pages[site/'tutorials'/'build_it.html'].text
+    notebook = (ROOT/'nbs'/'tutorials'/'build_it.ipynb').read_text(encoding='utf-8')
+    parts = text.split('<details class="code-fold">')
+    assert len(parts) - 1 == notebook.count('# your part') > 8
+    for before, after in zip(parts, parts[1:]):
+        assert 'NotImplementedError' in before[before.rindex('<pre'):]
+        assert '# your part' in re.sub('<[^>]+>', '', after.partition('</details>')[0])
+
+
 # -- building
 
 def test_a_site_that_cannot_be_built_leaves_the_old_one(root, site):

@@ -1,6 +1,7 @@
 "The exercises both ways: solutions pass to the end, and with a blank or a usual mistake the test below it fails."
 import json, re
 
+import nbformat
 import pytest
 import torch
 from piny.commands.exercises import BLANK, blanked, is_exercise, main, text_of, tutorial
@@ -121,9 +122,11 @@ def test_every_exercise_has_mistakes():
 
 @pytest.fixture
 def copied(tmp_path):
-    "The cells of a copy, as the command writes it."
+    "The cells of a copy, as the command writes it; it is a notebook as Jupyter reads it."
     main([str(tmp_path)])
-    return json.loads((tmp_path/'build_it.ipynb').read_text(encoding='utf-8'))['cells']
+    copy = json.loads((tmp_path/'build_it.ipynb').read_text(encoding='utf-8'))
+    nbformat.validate(copy)
+    return copy['cells']
 
 
 def test_a_fresh_copy_fails_at_every_exercise(copied):
