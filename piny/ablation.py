@@ -29,8 +29,10 @@ QUESTIONS = dict(
                        byte_bpe=dict(tokenizer='byte_bpe'),
                        cut_bpe=dict(tokenizer='bpe, cut'),
                        half_vocabulary=dict(vocabulary=.5),       # times the baseline's
-                       larger_vocabulary=dict(vocabulary=1.25)))
-BY_NAME = dict(tokenizer='each of its variants needs data of its own') # asked only if it is named
+                       larger_vocabulary=dict(vocabulary=1.25)),
+    budget      = {})                                             # the baseline alone
+BY_NAME = dict(tokenizer='each of its variants needs data of its own', # asked only if they are named
+               budget='it needs studies at several budgets')
 USUAL = [question for question in QUESTIONS if question not in BY_NAME]
 
 def variants_of(question:str # a name in `QUESTIONS`, or one variant of it: 'position.learned'

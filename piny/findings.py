@@ -196,11 +196,12 @@ def all_findings(records:list # dicts as in record.json, of one study
     return {question: its for question, its in found.items() if its.comparisons}
 
 def not_run(records:list)->str:
-    "The declared variants without a run: 'not run: no norm, ReLU2'; '' if there are none."
+    "The declared variants without a run: 'not run: no norm, ReLU2'; '' if there are none, or none has run."
     ran = {r['variant'] for r in records}
     asked = [variants for question, variants in QUESTIONS.items() if question not in BY_NAME or ran & {*variants}]
     declared = [v for variants in asked for v in variants]
-    return in_words(display_name(v) for v in declared if v not in ran)
+    missing = [v for v in declared if v not in ran]
+    return in_words(map(display_name, missing)) if missing != declared else ''
 
 def overview(records:list # dicts as in record.json, of one study
             ): # matplotlib `Figure`
@@ -224,9 +225,10 @@ def verdicts(records:list # dicts as in record.json, of one study
 def draw_study(records:list, # dicts as in record.json with their `metrics`, of one study
                folder:Path,  # the study's, in figures/
               )->list[Path]: # what was drawn
-    "A figure for each question of which something has run, and the overview; ValueError if nothing has."
-    figures = dict(overview=overview(records))
-    for question, found in all_findings(records).items(): figures[question] = found.figure()
+    "A figure for each question of which a variant has run, their overview, and loss over learning rate."
+    found = all_findings(records)
+    figures = dict(overview=overview(records)) if found else {}
+    figures |= {question: its.figure() for question, its in found.items()}
     figures['rates'] = draw_rates(records, QUESTIONS)
     saved = [save_figure(figure, Path(folder)/name) for name, figure in figures.items() if figure]
     return [path for paths in saved for path in paths]

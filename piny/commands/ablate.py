@@ -110,7 +110,6 @@ def dry_run(study:Study, questions:list[str])->str:
         its *= n + search.get(v, 0)
         tokens += its
         flops += its * flops_per_token(cfg.model)
-    half, visible = reach([v for v in changes if v != 'baseline'], study.seeds)
     n_search = sum(search.values())
     lines = [f'{study.name}: {sum(runs.values()) + n_search} runs',
              f'  {sum(runs.values()) - runs["again"]} for verdicts, {runs["again"]} of the baseline again, '
@@ -121,6 +120,9 @@ def dry_run(study:Study, questions:list[str])->str:
         together = alone / (study.workers or os.cpu_count())
         lines += [f'  about {alone:,.0f} minutes of one worker at {speed:,.0f} tokens a second, as measured '
                   f'here just now; {together:,.0f} minutes with all']
+    others = [v for v in changes if v != 'baseline']
+    if not others: return '\n'.join(lines)
+    half, visible = reach(others, study.seeds)
     if half != half: return '\n'.join([*lines, 'one seed has no spread: no verdict is in reach'])
     lines += [f'with a spread of {SPREAD:g} bits per byte: intervals of ±{half:.4f}, '
               f'smallest difference seen in 8 of 10 studies {visible:.4f}']
@@ -213,10 +215,12 @@ def report(study:Study):
     with extra('ablate'): from piny.findings import draw_study, verdicts
     from piny.record import load_records
     records = load_records(study.folder('results'))
+    draw_study(records, study.folder('figures'))
     print('\nfigures')
-    for path in draw_study(records, study.folder('figures')): print(f'  {path}')
+    for path in sorted(study.folder('figures').glob('*.*')): print(f'  {path}')
+    if not (said := verdicts(records)): return
     print('\nbits per byte against the baseline (lower is better), interval, verdict')
-    print(verdicts(records))
+    print(said)
 
 # %% ../../nbs/commands/ablate.ipynb #2925887b
 def draw(args:Sequence[str]|None=None): # words of the command line; None: this program's
