@@ -129,6 +129,7 @@ class TrainConfig:
     precision:str='auto'    # auto, fp32, bf16 or fp16
     compile:str='auto'      # auto, yes or no
     seed:int=0              # of initial weights and the order of the data
+    data_seed:int|None=None # of the order of the data alone; None: `seed`
 
     def __post_init__(self):
         "FieldError or ValueError for a budget that cannot be trained."
@@ -138,8 +139,14 @@ class TrainConfig:
         within(self, 'beta1 beta2', least=0, below=1)
         within(self, 'lr', above=0)
         within(self, 'seed', least=0, below=2**63)
+        if self.data_seed is not None: within(self, 'data_seed', least=0, below=2**63)
         choose(dict.fromkeys(PRECISIONS), self.precision, 'precision')
         choose(dict.fromkeys(COMPILE), self.compile, 'compile')
+
+    @property
+    def order_seed(self)->int:
+        "What decides the order of the data."
+        return self.seed if self.data_seed is None else self.data_seed
 
 # %% ../nbs/00_config.ipynb #eb3e86ed
 def from_plain(cls:type, # a dataclass of plain values

@@ -83,7 +83,7 @@ def train(model:Transformer,           # on its device; trained in place
     k = subset_size(stories, cfg, seq_len)
 
     loss_of = ranks.wrap(NextTokenLoss(model, cfg.compile == 'yes'))
-    feed = batches(place(data.train, device), cfg.seed, at.step, cfg.batch_size, seq_len, rows,
+    feed = batches(place(data.train, device), cfg.order_seed, at.step, cfg.batch_size, seq_len, rows,
                    device)
     model.train()
     if at.step == cfg.steps and 'val_bpb' not in (at.metrics or [{}])[-1]:

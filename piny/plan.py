@@ -146,7 +146,7 @@ class Study:
 def _others()->dict[str, str]: # name of a field to the part of a preset that has it
     "The fields of model and training that a study has none of its own for."
     parts = dict(model=ModelConfig, train=TrainConfig)
-    own = {f.name for f in fields(Study)} | {'seed'}
+    own = {f.name for f in fields(Study)} | {'seed', 'data_seed'}
     return {f.name: part for part, cls in parts.items() for f in fields(cls) if f.name not in own}
 
 # %% ../nbs/51_plan.ipynb #84e47f7e

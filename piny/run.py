@@ -89,7 +89,7 @@ def fingerprints(data:Dataset,
 
 def settings_of(model_cfg:ModelConfig, cfg:TrainConfig, prints:dict, decided:dict)->dict:
     "All that decides the outcome of a run, its seed and its first weights included."
-    alone = {'train.seed': cfg.seed, 'data.init': prints.get('init')}
+    alone = {'train.seed': cfg.seed, 'train.data_seed': cfg.data_seed, 'data.init': prints.get('init')}
     return settings(model_cfg, cfg, prints, decided) | alone
 
 @dataclass

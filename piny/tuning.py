@@ -32,7 +32,7 @@ from .style import STYLE, save_figure
 
 # %% ../nbs/39_tuning.ipynb #b89e2fbb
 KINDS = {f.name: f.type for cls in (ModelConfig, TrainConfig) for f in fields(cls)}
-FIXED = 'steps', 'decay_steps', 'eval_every', 'seed' # they follow from the budget, or are stated
+FIXED = 'steps', 'decay_steps', 'eval_every', 'seed', 'data_seed' # they follow from the budget, or are stated
 
 def around(train:TrainConfig)->dict[str, str]: # from field to range
     "What is searched unless something else is asked for."

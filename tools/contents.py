@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DECADES = 'Ground', 'Stories', 'The model', 'Training', 'Generation', 'Ablations', 'Elsewhere', 'Conclusions'
-QUESTIONS = 'The questions'  # what the notebooks in ablations/ are, between the code of ablations and what follows
+QUESTIONS = 'The questions'  # what the notebooks in ablations/ are, behind the code that they use
 COMMANDS = 'Commands'        # nbs/commands/, which uses all that is above it
 TUTORIALS = 'Tutorials'      # nbs/tutorials/, which go from a text to what is wanted of it
 LESSONS = 'first_model', 'build_it', 'rerun_ablation', 'new_question', 'systems', 'cluster', 'export'  # in this order
@@ -53,7 +53,7 @@ def sections(root=ROOT):
     found = {}
     for title, paths in decades.items():
         found[title] = paths
-        if title == 'Ablations':
+        if title == 'Conclusions':
             found[QUESTIONS] = ordered((root/'ablations').glob('*.ipynb'), questions(root))
     found[COMMANDS] = ordered((nbs/'commands').glob('*.ipynb'), commands(root))
     found[TUTORIALS] = ordered((nbs/'tutorials').glob('*.ipynb'), LESSONS)

@@ -45,7 +45,7 @@ def command_line()->Command:
                          help='of a dask cluster whose workers make the runs, as tcp://10.0.0.1:8786')
     command.add_argument('--more-seeds', type=int, default=0, metavar='INT',
                          help='seeds beyond those of the plan, which is amended')
-    own = {*vars(Study()), 'seed'}
+    own = {*vars(Study()), 'seed', 'data_seed'}
     command.add_fields(Study, leave_out=['fields'])
     for cls in (ModelConfig, TrainConfig): command.add_fields(cls, "the preset's", leave_out=own)
     return command

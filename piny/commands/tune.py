@@ -40,7 +40,7 @@ def command()->Command:
         help='names the folder in results/ and figures/ (default: tune- and the preset)')
     add('--workers', default=0, type=whole_number, metavar='INT',
         help='trials side by side (default: 0, one for each core, or one on a GPU)')
-    for cls in (ModelConfig, TrainConfig): made.add_fields(cls, "the preset's", leave_out=['seed'])
+    for cls in (ModelConfig, TrainConfig): made.add_fields(cls, "the preset's", leave_out=['seed', 'data_seed'])
     add('--seed', default=1_000, type=whole_number, metavar='INT',
         help='of weights and data in all trials (default: 1000, which no verdict of a study rests on)')
     return made
