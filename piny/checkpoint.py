@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STATE', 'NAME', 'USED', 'ALL', 'SHIPPED', 'optimizer_tensors', 'restore_optimizer', 'checkpoints', 'step_of', 'save',
            'prune', 'to_stderr', 'by_loss', 'best', 'read_state', 'newest_good', 'set_aside', 'configs_of', 'restore',
-           'load']
+           'runs_there', 'load']
 
 # %% ../nbs/34_checkpoint.ipynb #a33daa99
 import hashlib, json, math, re, shutil, sys, torch
@@ -15,7 +15,7 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from torch import nn, Tensor
-from .config import ModelConfig, TrainConfig, from_plain
+from .config import ModelConfig, TrainConfig, find_root, from_plain
 from .files import clear_leftovers, plain_file, read_json, sync, written_whole
 from .model import Transformer
 from .tokenizer import AnyTokenizer
@@ -187,6 +187,13 @@ def restore(folder:Path, model:Transformer, opt:torch.optim.Optimizer):
 
 SHIPPED = files('piny')/'models'/'stories-1m' # the model that comes with piny
 
+def runs_there()->str:
+    "A sentence on the runs in the repository that have a checkpoint."
+    names = [f'runs/{path.name}' for path in sorted((find_root()/'runs').glob('*')) if checkpoints(path)]
+    if not names: return 'there is no run in runs/, where piny_train puts them'
+    more = f' and {len(names) - 10} more' if len(names) > 10 else ''
+    return f'there is {", ".join(names[:10])}{more}'
+
 def load(folder:str|Path=SHIPPED, # a checkpoint, or a run
          say:Callable[[str], None]=to_stderr, # told of what is passed over
         )->tuple[Transformer, AnyTokenizer]:
@@ -194,8 +201,8 @@ def load(folder:str|Path=SHIPPED, # a checkpoint, or a run
     folder = Path(folder)
     if (folder/'config.json').exists(): return _checked(folder)
     if not (folder.is_dir() and checkpoints(folder)):
-        raise FileNotFoundError(f'{folder} holds no checkpoint: expected a folder with '
-                                f'{", ".join(USED)}')
+        raise FileNotFoundError(f'{folder} holds no checkpoint: expected a run, or a folder with '
+                                f'{", ".join(USED)}; {runs_there()}')
     for checkpoint in by_loss(folder, say):
         try: return _checked(checkpoint)
         except (ValueError, FileNotFoundError) as e: say(f'{e}: passed over')

@@ -22,7 +22,7 @@ from .config import Sampling
 from .evaluation import evaluate
 from .generation import generate_batch
 from .model import Transformer
-from .stories import read_stories
+from .stories import END, read_stories
 from .style import STYLE
 from .tokenizer import AnyTokenizer
 
@@ -35,7 +35,8 @@ def words_of(text:str)->list[str]:
 class Passages:
     "All passages of a text, ready to be searched."
     def __init__(self, stories:Iterable[str]): # the training text
-        texts = [words_of(story) for story in stories]
+        texts = [words_of(story) for story in
+                 tqdm(stories, desc='reading', unit=' stories', leave=False, disable=None)]
         known = sorted({word for words in texts for word in words})
         self.ids = {word: i for i, word in enumerate(known, 1)} # 0 stands between stories
         numbers = [i for words in texts for i in (*(self.ids[w] for w in words), 0)]
@@ -80,7 +81,8 @@ def measure(stories:Iterable[str],
                     copied=share(matches[:max(0, len(words)-7)] >= 8),
                     repeated=1 - len(set(fours)) / len(fours) if fours else 0.,
                     unknown=share([word not in passages.ids for word in words]))
-    return pd.DataFrame([row(words_of(story)) for story in stories])
+    told = tqdm(stories, desc='measuring', unit=' stories', leave=False, disable=None)
+    return pd.DataFrame([row(words_of(story)) for story in told])
 
 def variety(stories:Iterable[str], n:int)->int:
     "How many different words there are among the first `n` of all stories."
@@ -98,10 +100,13 @@ def surprise(model:Transformer, tok:AnyTokenizer,
     return nats / math.log(2) / n_bytes
 
 # %% ../nbs/42_quality.ipynb #e49c1703
-def stories_in(folder:str|Path)->list[str]:
-    "The stories of all .txt files of a folder, in order of name; FileNotFoundError, ValueError."
-    paths = sorted(Path(folder).glob('*.txt'))
-    if not paths: raise FileNotFoundError(f'{folder} holds no .txt files')
+def stories_in(place:str|Path # a text file, or a folder of such
+              )->list[str]:
+    "All stories of a file, or of a folder's .txt files in order of name; FileNotFoundError, ValueError."
+    paths = sorted(Path(place).glob('*.txt')) if Path(place).is_dir() else [Path(place)]
+    if not paths:
+        raise FileNotFoundError(f'{place} holds no .txt files; expected a folder that does, or one text '
+                                f'file with a line {END} after each story or one story a line')
     return [story for path in paths for story in read_stories(path)]
 
 def unprompted(model:Transformer, tok:AnyTokenizer,

@@ -99,13 +99,14 @@ def dry_run(study:Study, questions:list[str])->str:
     "What a plan costs, what it can see, and which verdicts it cannot come to."
     from piny.ablation import variant, variants_of
     from piny.model import flops_per_token
+    from piny.study import with_its_steps
     from piny.sweep import pace
     changes = {v: change for question in questions for v, change in variants_of(question).items()}
     runs = {v: len(seeds_of(v, study.seeds)) for v in [*changes, 'again']}
     search = {v: study.points * RATE_SEEDS for v in changes if not study.known_rate(v)}
     tokens = flops = 0
     for v, n in runs.items():
-        cfg = variant(study.base, changes.get(v, {}))
+        cfg = with_its_steps(study, variant(study.base, changes.get(v, {})))
         its = cfg.train.steps * cfg.train.batch_size * cfg.model.max_seq_len
         its *= n + search.get(v, 0)
         tokens += its

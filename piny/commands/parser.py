@@ -97,8 +97,14 @@ class Command(ArgumentParser):
         found, rest = self.parse_known_args(words)
         if not rest: return vars(found)
         if not rest[0].startswith('-'): self.error(f'unexpected {rest[0]!r}')
+        self.error(self._unknown(rest[0].split('=')[0]))
+
+    def _unknown(self, typed:str)->str:
+        "Says which options begin so, or else which one is near."
         known = [option for option in self._option_string_actions if option.startswith('--')]
-        self.error(unknown(rest[0].split('=')[0], known, 'option').rstrip(';'))
+        longer = [repr(option) for option in known if option.startswith(typed)]
+        if not longer: return unknown(typed, known, 'option').rstrip(';')
+        return f'unknown option {typed!r}, did you mean {" or ".join(longer[:3])}?'
 
     def error(self, message:str)->NoReturn:
         "End the program for wrong use."

@@ -21,8 +21,9 @@ def parse(args:Sequence[str]|None=None # the words; None: those of this process
     command.add_checkpoint()
     command.add_argument('--train', required=True, metavar='FILE',
         help='the text that the model was trained on')
-    command.add_argument('--stories', required=True, metavar='DIR',
-        help='a folder of .txt files with real stories that it was not trained on')
+    command.add_argument('--stories', required=True, metavar='FILE',
+        help='a text file of real stories that it was not trained on, or a folder of .txt files; the '
+             'model tells as many')
     command.add_argument('--name', required=True,
         help='of the folders in results/ and figures/ that are written')
     command.add_fields(Sampling)
