@@ -205,7 +205,8 @@ def seeds(page, tmp_path):  # noqa: F811
     write_parts(tmp_path)
     (tmp_path/'seeds.js').write_text((files('piny')/'web'/'seeds.js').read_text())
     (tmp_path/'made-seeds.js').write_text(f'pinySeeds.add({json.dumps(study_values("made", LOSSES))})')
-    (tmp_path/'index.html').write_text('<!DOCTYPE html><main><div data-piny="seeds" data-study="made"></div></main>'
+    (tmp_path/'index.html').write_text('<!DOCTYPE html><meta charset="utf-8"><main>'
+                                       '<div data-piny="seeds" data-study="made"></div></main>'
                                        '<script src="widgets.js"></script>')
     page.goto(f'file://{tmp_path}/index.html')
     page.wait_for_selector('tbody tr')
