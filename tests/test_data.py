@@ -102,7 +102,7 @@ def test_download(hub, tmp_path):
     first = piny_data(*args, env=hub)
     assert first.returncode == 0, first.stderr
     assert 'train: 2,900 stories' in first.stdout and 'valid: 100 stories' in first.stdout
-    data = Dataset.open(first.stdout.split()[-1])
+    data = Dataset.open(re.search('all in (.*)', first.stdout)[1])
     assert data.folder.name == 'tinystories-400'
     assert [data.tokenizer.decode(ids) for ids in data.stories('valid')] == STORIES[2_900:]
     gets = [a for a in Hub.asked if a[0] == 'GET']
