@@ -220,6 +220,8 @@ def verdicts(records:list # dicts as in record.json, of one study
     lines = [line for findings in found.values() for line in findings.lines()]
     noise = next((findings.again for findings in found.values()), None)
     if noise: lines.append(_line(NOISE, noise))
+    added = any(c.later for findings in found.values() for c in findings.comparisons.values())
+    if added: lines.append('In brackets: the verdict of all seeds, with those that were added after a look.')
     return '\n'.join([*lines, not_run(records)]).strip()
 
 def draw_study(records:list, # dicts as in record.json with their `metrics`, of one study

@@ -141,7 +141,7 @@ def _check_whole(record:dict, path:Path, lines:Path):
         raise ValueError(f'{lines} is damaged: the steps of its lines do not rise')
 
 # %% ../nbs/35_record.ipynb #c524161c
-def load_records(folder:str|Path # a study's folder, as `results/tinystories-small`
+def load_records(folder:str|Path # a study's folder, as `results/tinystories-250k`
                 )->list[dict]:   # by variant and seed
     "All finished runs of a study; ValueError if one is damaged, FileNotFoundError if there is none."
     found = []

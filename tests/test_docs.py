@@ -101,7 +101,7 @@ def test_no_prose_is_lost(site, pages):
 
 def test_only_what_a_page_shows_is_copied(site):
     "Figures of studies that are no one else's business stay at home."
-    assert (site/'figures'/'tinystories-small'/'overview.svg').is_file()
+    assert (site/'figures'/'tinystories-250k'/'overview.svg').is_file()
     assert not (site/'figures'/'scratch').exists()
 
 

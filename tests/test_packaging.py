@@ -283,7 +283,7 @@ def test_a_mistyped_option_is_answered_at_once(script):
     ('export', 'piny_export hf --out hf'),
     ('quality', 'piny_quality --train a.txt --stories a.txt --name a'),
     ('tune', 'piny_tune --data none'),
-    ('ablate', 'piny_draw tinystories-small'),
+    ('ablate', 'piny_draw tinystories-250k'),
     ('ablate', 'piny_ablate norm --corpus grammar --preset quick --study none')])
 def test_a_command_without_its_extra_says_so(extra, line, tmp_path):
     (tmp_path/'a.txt').write_text('One day.\n<|endoftext|>\n' * 100)

@@ -174,7 +174,7 @@ def test_a_damaged_run_in_a_study(name, tmp_path):
     "Every mutant of a record or of its metrics is refused with its folder, or can be compared and put into words."
     from piny.findings import Findings
     from piny.record import load_records
-    for path in (ROOT/'results'/'tinystories-small').iterdir():
+    for path in (ROOT/'results'/'tinystories-250k').iterdir():
         if path.name.split('-')[0] in ('baseline', 'layernorm'): shutil.copytree(path, tmp_path/path.name)
     victim = min(tmp_path.iterdir())
     good = (victim/name).read_bytes()

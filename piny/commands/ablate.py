@@ -228,7 +228,7 @@ def draw(args:Sequence[str]|None=None): # words of the command line; None: this 
     "The command `piny_draw`: redraw the figures of a study from its records, or the ladder of several."
     command = Command('piny_draw', 'Redraw the figures of a study from its records; nothing is trained.')
     command.add_argument('studies', nargs='+', metavar='study',
-                         help='a folder in results/, as in tinystories-small; of several, which differ in '
+                         help='a folder in results/, as in tinystories-250k; of several, which differ in '
                               'size or budget alone, the ladder is drawn')
     command.add_argument('--csv', action='store_true', help='print a row for each run, and draw nothing')
     given = command.given(args)
