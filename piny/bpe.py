@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PATTERN', 'FLIPPED', 'PRINTABLE', 'OTHERS', 'LETTER', 'BYTE', 'END', 'MOST_WORDS', 'MOST_CHARS', 'MOST_BYTES',
            'STORED', 'special_pattern', 'parts_of', 'descending', 'join', 'Pairs', 'merged', 'begins', 'spelled',
-           'unspelled', 'pair_of', 'check_rules', 'ByteTokenizer', 'count_words', 'train_bpe']
+           'unspelled', 'pair_of', 'special_names', 'check_rules', 'ByteTokenizer', 'count_words', 'train_bpe']
 
 # %% ../nbs/13_bpe.ipynb #14123bb3
 import hashlib, json
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import regex
 from .files import plain_file, read_json, write_text
-from .tokenizer import check_text
+from .tokenizer import check_text, known_ids
 
 # %% ../nbs/13_bpe.ipynb #aaf4de2e
 PATTERN = regex.compile(r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
@@ -151,9 +151,18 @@ MOST_CHARS = 64    # of a remembered word
 MOST_BYTES = 2**26 # of a file
 STORED = dict(kind=str, vocab=list, merges=list, special=list, read_special=bool)
 
+def special_names(special:str|Iterable[str] # a text is one piece
+                 )->tuple[str, ...]:
+    "The special pieces, each once; ValueError for one that no text can hold beside the bytes."
+    names = (special,) if isinstance(special, str) else tuple(dict.fromkeys(special))
+    for name in names:
+        if not name: raise ValueError(f'the special piece {name!r} is empty')
+        if len(name.encode()) > 1: continue
+        raise ValueError(f'the special piece {name!r} is one of the 256 bytes: take a longer one')
+    return names
+
 def check_rules(vocab:dict[int, bytes], merges:list, special:tuple[str, ...]):
     "Nothing; ValueError for a rule that is broken, with the piece that breaks it."
-    if not all(special): raise ValueError('a special piece is empty')
     if set(vocab) != set(range(len(vocab))):
         raise ValueError(f'the ids of {len(vocab):,} pieces are not the numbers from 0 to {len(vocab) - 1:,}')
     pieces = set(vocab.values())
@@ -177,10 +186,10 @@ class ByteTokenizer:
 
     def __init__(self, vocab:dict[int, bytes],
                  merges:list[tuple[bytes, bytes]], # in the order in which they were learned
-                 special:Iterable[str]=(END,),     # those that `vocab` lacks get the next ids
+                 special:str|Iterable[str]=(END,), # those that `vocab` lacks get the next ids
                  read_special:bool=True,           # they are found in a text; False: all text is text
                 ):
-        special = tuple(special)
+        special = special_names(special)
         vocab = dict(vocab)
         there = set(vocab.values())
         for name in special:
@@ -202,7 +211,8 @@ class ByteTokenizer:
         self._known = {}
 
     def encode(self, text:str)->list[int]:
-        "The ids of `text`; ValueError for half a character."
+        "The ids of `text`; ValueError for half a character, with its place."
+        check_text(text)
         out = []
         for n, part in enumerate(parts_of(text, self._found)):
             if n % 2: out.append(self.special_ids[part])
@@ -216,7 +226,6 @@ class ByteTokenizer:
 
     def _ids_of(self, word:str)->list[int]:
         "The ids of a word, which are remembered."
-        check_text(word)
         ids = merged([self._byte_ids[byte] for byte in word.encode()], self._ranks)
         if len(self._known) >= MOST_WORDS: self._known.clear()
         if len(word) <= MOST_CHARS: self._known[word] = ids
@@ -249,11 +258,10 @@ class ByteTokenizer:
 
     def decode(self, ids:Iterable[int])->str:
         "The text of a list, array or tensor of ids, with `�` for what is no UTF-8; ValueError for no id."
-        return b''.join(self._text_of(int(i)) for i in ids).decode(errors='replace')
+        ids = known_ids(ids, self.vocab_size)
+        return b''.join(map(self._text_of, ids)).decode(errors='replace')
 
-    def _text_of(self, i:int)->bytes:
-        if i not in self.vocab: raise ValueError(f'{i} is no id; there are {self.vocab_size:,} pieces')
-        return b'' if self._is_mark(i) else self.vocab[i]
+    def _text_of(self, i:int)->bytes: return b'' if self._is_mark(i) else self.vocab[i]
 
     def _is_mark(self, i:int)->bool: return not self.read_special and i in self.special_ids.values()
 
@@ -303,10 +311,10 @@ class ByteTokenizer:
 
     @classmethod
     def from_files(cls, vocab_json:str|Path, merges_txt:str|Path,
-                   special:Iterable[str]=(END,), # as in the constructor
+                   special:str|Iterable[str]=(END,), # as in the constructor
                    read_special:bool=True)->'ByteTokenizer':
         "The tokenizer in GPT-2's two files; ValueError for files that break a rule, FileNotFoundError."
-        special = tuple(special)
+        special = special_names(special)
         ids = read_json(Path(vocab_json))
         path = plain_file(Path(merges_txt), MOST_BYTES)
         try:
@@ -338,11 +346,11 @@ def count_words(stories:Iterable[str], special:Iterable[str]=())->Counter:
 
 def train_bpe(stories:Iterable[str],           # the text to learn from; one string is one story
               vocab_size:int,                  # number of pieces, with the 256 bytes and the special ones
-              special:Iterable[str]=(END,),    # never split, never joined
+              special:str|Iterable[str]=(END,), # never split, never joined
               read_special:bool=True,          # as in `ByteTokenizer`
              )->ByteTokenizer:                 # with `vocab` and `merges`
     "Learn a byte-level byte-pair encoding; ValueError when the text does not allow `vocab_size`."
-    special = tuple(dict.fromkeys(special))
+    special = special_names(special)
     words = count_words([stories] if isinstance(stories, str) else stories, special)
     pieces = [bytes([byte]) for byte in range(256)] + [name.encode() for name in special]
     if vocab_size < len(pieces):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COUNTS', 'KINDS', 'MODEL', 'VOCABULARY', 'LOADERS', 'count_pieces', 'write_counts', 'read_counts', 'byte_ids',
-           'most_frequent', 'CutTokenizer', 'check_kept', 'numbers', 'plain', 'of_plain', 'cut', 'learn',
+           'always_kept', 'most_frequent', 'CutTokenizer', 'check_kept', 'numbers', 'plain', 'of_plain', 'cut', 'learn',
            'save_tokenizer', 'tokenizer_file', 'load_tokenizer', 'coverage']
 
 # %% ../nbs/14_vocabulary.ipynb #bdabf834
@@ -15,8 +15,8 @@ import numpy as np
 from fastcore.basics import chunked
 from .bpe import ByteTokenizer, train_bpe
 from .config import choose
-from .files import read_json
-from .tokenizer import AnyTokenizer, Tokenizer, piece_bytes, train_tokenizer
+from .files import read_json, write_text
+from .tokenizer import AnyTokenizer, Tokenizer, known_ids, piece_bytes, train_tokenizer
 
 # %% ../nbs/14_vocabulary.ipynb #841ec412
 def count_pieces(tok:AnyTokenizer, stories:Iterable[str])->np.ndarray: # (V,) int64
@@ -53,12 +53,19 @@ def byte_ids(tok:AnyTokenizer)->np.ndarray: # (256,)
     if missing: raise ValueError(f'the tokenizer has no piece for the byte {missing[0]}')
     return np.array([first[byte] for byte in range(256)])
 
+def always_kept(tok:AnyTokenizer)->set[int]:
+    "The ids that every cut keeps; ValueError for a tokenizer that lacks the piece of a byte."
+    ends = {i for i in (tok.bos_id, tok.eos_id) if i >= 0} # they have text where special pieces are read
+    return ends | set(np.flatnonzero(piece_bytes(tok) == 0).tolist()) | set(byte_ids(tok).tolist())
+
 def most_frequent(tok:AnyTokenizer,
                   counts:np.ndarray, # (V,), as `count_pieces` gives them
                   k:int,             # pieces to keep, special ones and bytes included
                  )->np.ndarray:      # (k,), ids in rising order
-    "The ids that are kept; ValueError for a `k` that cannot be."
-    always = set(np.flatnonzero(piece_bytes(tok) == 0)) | set(byte_ids(tok))
+    "The ids that are kept; ValueError for a `k` that cannot be, or counts of another tokenizer."
+    if len(counts) != tok.vocab_size:
+        raise ValueError(f'there are {len(counts):,} counts for {tok.vocab_size:,} pieces: take those of count_pieces')
+    always = always_kept(tok)
     if not len(always) <= k <= tok.vocab_size:
         raise ValueError(f'top_k is {k:,}; it has to be at least {len(always):,}, the bytes and the special pieces, '
                          f'and at most {tok.vocab_size:,}, all pieces')
@@ -104,10 +111,7 @@ class CutTokenizer:
 
     def decode(self, ids:Iterable[int])->str:
         "The text of ids; special ones have none, bytes that are not UTF-8 show as `�`. ValueError for no id."
-        ids = [int(i) for i in ids]
-        for i in ids:
-            if not 0 <= i < self.vocab_size:
-                raise ValueError(f'{i} is no id; there are {self.vocab_size:,} pieces')
+        ids = known_ids(ids, self.vocab_size)
         return self.of.decode(self.kept[ids].tolist())
 
     def pieces(self)->list[bytes]:
@@ -117,7 +121,8 @@ class CutTokenizer:
 
     def save(self, path:str|Path):
         "Write the tokenizer, and in it the one that was cut."
-        Path(path).write_text(json.dumps(dict(kind='cut', kept=self.kept.tolist(), of=plain(self.of))))
+        stored = dict(kind='cut', kept=self.kept.tolist(), of=plain(self.of))
+        write_text(Path(path), json.dumps(stored))
 
     @classmethod
     def load(cls, path:str|Path)->'CutTokenizer':
@@ -132,11 +137,12 @@ class CutTokenizer:
 # %% ../nbs/14_vocabulary.ipynb #4a9ce0cd
 def check_kept(of:AnyTokenizer, # the whole tokenizer
                kept:np.ndarray):
-    "Nothing; ValueError for ids that no cut can have."
+    "Nothing; ValueError for ids that no cut can have, or a tokenizer that cannot be cut."
+    if isinstance(of, CutTokenizer):
+        raise ValueError('a cut tokenizer cannot be cut again: cut the whole one, which is its `of`')
     if not kept.size or kept[0] < 0 or kept[-1] >= of.vocab_size or (np.diff(kept) <= 0).any():
         raise ValueError(f'what is kept is not a rising row of ids below {of.vocab_size:,}')
-    always = set(np.flatnonzero(piece_bytes(of) == 0)) | set(byte_ids(of))
-    if not always <= set(kept.tolist()):
+    if not always_kept(of) <= set(kept.tolist()):
         raise ValueError('a special piece, or the piece of a byte, is not kept')
     if min(of.bos_id, of.eos_id) < 0:
         raise ValueError('the tokenizer has no piece for the beginning and the end of a story')
