@@ -248,7 +248,7 @@ def beside(source):
     if question not in QUESTIONS: return
     for study, kept in kept_models(ROOT/'results').items():
         widget = pair(study, [v for v in kept if v == 'baseline' or v in QUESTIONS[question]])
-        if widget: yield f'## In their own words\n\n{widget}\n{script}'
+        if widget: yield f'## In their own words: {study}\n\n{widget}\n{script}'
 
 
 def add_page(source):
