@@ -19,7 +19,7 @@ from .config import ModelConfig, TrainConfig, find_root, from_plain
 from .files import clear_leftovers, plain_file, read_json, sync, written_whole
 from .model import Transformer
 from .tokenizer import AnyTokenizer
-from .vocabulary import tokenizer_file
+from .vocabulary import VOCABULARY, tokenizer_file
 from .weights import (MOST_CONFIG, MOST_WEIGHTS, header_of, read_model, read_tensors, set_weights,
                           shapes_of, write_model, write_tensors)
 
@@ -202,7 +202,7 @@ def load(folder:str|Path=SHIPPED, # a checkpoint, or a run
     if (folder/'config.json').exists(): return _checked(folder)
     if not (folder.is_dir() and checkpoints(folder)):
         raise FileNotFoundError(f'{folder} holds no checkpoint: expected a run, or a folder with '
-                                f'{", ".join(USED)}; {runs_there()}')
+                                f'{", ".join(USED)} or {VOCABULARY}; {runs_there()}')
     for checkpoint in by_loss(folder, say):
         try: return _checked(checkpoint)
         except (ValueError, FileNotFoundError) as e: say(f'{e}: passed over')

@@ -226,12 +226,14 @@ class Dataset:
         "The data in `folder`; FileNotFoundError when it is not finished, ValueError when it is damaged."
         folder = Path(folder).absolute()
         meta = read_meta(folder)
-        tok = load_tokenizer(folder)
+        again = 'make the data again with piny_data'
+        try: tok = load_tokenizer(folder)
+        except FileNotFoundError: raise ValueError(f'{folder} has no tokenizer: {again}') from None
+        except ValueError as e: raise ValueError(f'{e}; {again}') from None
         dtype = token_dtype(tok.vocab_size).name
         said = [meta[name] for name in ('tokenizer', 'vocab_size', 'dtype')]
         if said != [tok.fingerprint, tok.vocab_size, dtype]:
-            raise ValueError(f'{folder} has another {tokenizer_file(folder).name} than its meta.json says: make the '
-                             f'data again with piny_data')
+            raise ValueError(f'{folder} has another {tokenizer_file(folder).name} than its meta.json says: {again}')
         def tokens(split):
             shards = meta[split]['shards']
             return Tokens.open([folder/name for name in shards], dtype, shards.values(), tok.vocab_size)
@@ -313,6 +315,7 @@ def wanted_tokenizer(vocab_size:int, kind:str, top_k:int)->dict: # the beginning
     "What is asked of the tokenizer; ValueError for an unknown kind."
     choose(KINDS, kind, 'tokenizer')
     within(dict(top_k=top_k), 'top_k', least=0, most=vocab_size)
+    if top_k == vocab_size: top_k = 0 # all are kept
     meta = dict(vocab_size=top_k or vocab_size)
     if kind != 'bpe' or top_k: meta['kind'] = kind
     if top_k: meta['learned'] = vocab_size

@@ -12,8 +12,8 @@ from pathlib import Path
 from .bpe import ByteTokenizer
 from .checkpoint import to_stderr
 from .config import ModelConfig, extra
-from .huggingface import HELD, hf_name
-from .llama import Kind, interleaved, kind_of, pieces_of, refuse_others, reorder, space_first
+from .huggingface import hf_name
+from .llama import HELD, Kind, interleaved, kind_of, pieces_of, refuse_others, reorder, space_first
 from .model import Transformer
 from .tokenizer import SPACE, AnyTokenizer, Tokenizer
 

@@ -1,14 +1,16 @@
 "The systems that piny answers for, each with the tokenizer that it documents: from a text to data, a model, a story."
 import importlib, io, json, shutil
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from piny.checkpoint import checkpoints, load
-from piny.config import ModelConfig
+from piny.config import PRESETS, ModelConfig
 from piny.data import Dataset
 from piny.grammar import grammar_stories
 from piny.model import Transformer
+from piny.presets import write_preset
 from piny.vocabulary import count_pieces, cut, learn, tokenizer_file
 from piny.weights import write_model
 
@@ -83,10 +85,19 @@ def test_a_system_from_text_to_story(trained, preset):
     assert said.startswith('Once upon a time')
 
 
-@pytest.mark.parametrize('preset, noted', [('lm', False), ('mp-acl', False), ('pluto-1m', False), ('pluto-15m', True)])
-def test_another_kind_of_the_same_size_is_said(trained, preset, noted):
-    assert ('made for a tokenizer of the kind byte_bpe, cut, and the data has one of the kind bpe, cut'
-            in trained(preset)[2]) == noted
+def test_another_kind_of_the_same_size_is_said(trained, room):
+    preset = PRESETS['pluto-1m']
+    write_preset(room/'own.json', replace(preset, model=replace(preset.model, vocab_size=800)))
+    for made, noted in (('pluto-1m', False), ('pluto-15m', True)):
+        code, said = call('train', '--preset', room/'own.json', '--data', trained(made)[0],
+                          '--out', room/f'own-{made}', *TINY, *SMALL)
+        assert code == 0, said
+        assert ('made for a tokenizer of the kind byte_bpe, cut, and the data has one of the kind bpe, cut'
+                in said) == noted
+
+
+def test_a_size_of_ones_own_brings_no_note(trained):
+    assert 'note:' not in trained('pluto-15m')[2]
 
 
 def test_another_size_is_refused(trained, room):

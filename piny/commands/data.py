@@ -7,7 +7,7 @@ __all__ = ['REPO', 'REVISION', 'VERSIONS', 'Bar', 'fetch', 'download', 'Shown', 
            'listing', 'answer', 'main']
 
 # %% ../../nbs/commands/data.ipynb #cda283b5
-import hashlib, os, shutil
+import hashlib, os, shlex, shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +101,8 @@ def parser()->Command:
     command.add_argument('--vocab-size', type=whole_number, default=16_384, metavar='N',
                          help='pieces of the tokenizer (default: 16384)')
     command.add_argument('--tokenizer', default='bpe', metavar='KIND',
-                         help=f'{", ".join(KINDS)} (default: bpe)')
+                         help=f'{", ".join(KINDS)}: pairs of letters joined, likely pieces, or pairs '
+                              f"of bytes joined, as in GPT-2 (default: bpe)")
     command.add_argument('--top-k', type=whole_number, default=0, metavar='K',
                          help='keep the K most frequent pieces, and spell the others in bytes '
                               '(default: 0, keep all)')
@@ -134,6 +135,7 @@ def next_step(data:Dataset)->str:
     "The command that trains on it, in a sentence: the smallest preset, and those that are made for it."
     tok = data.tokenizer
     name = data.folder.name if data.folder.parent == find_root()/'data' else data.folder
+    name = shlex.quote(str(name))
     size = '' if PRESETS['quick'].model.vocab_size == tok.vocab_size else f' --vocab-size {tok.vocab_size}'
     fit = [name for name, preset in PRESETS.items() if name != 'quick' and
            (preset.model.vocab_size, preset.tokenizer) == (tok.vocab_size, tok.kind)]

@@ -88,7 +88,9 @@ def order_of(given:dict # what `Command.given` returns
     else:
         preset = preset_of(order['preset'])
         begun = dict(model=preset.model, train=preset.train)
-        order |= dict(preset=preset_name(order['preset']), kind=preset.tokenizer)
+        # a vocabulary of one's own is none that the preset was made for
+        kind = '' if 'vocab_size' in given_fields(given, ModelConfig) else preset.tokenizer
+        order |= dict(preset=preset_name(order['preset']), kind=kind)
     if order['init'] and not resume:
         order['init'] = weights_of(order['init'])
         begun['model'] = shape_of(order['init'])
