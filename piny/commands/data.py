@@ -102,7 +102,7 @@ def parser()->Command:
                          help='pieces of the tokenizer (default: 16384)')
     command.add_argument('--tokenizer', default='bpe', metavar='KIND',
                          help=f'{", ".join(KINDS)}: pairs of letters joined, likely pieces, or pairs '
-                              f"of bytes joined, as in GPT-2 (default: bpe)")
+                              'of bytes joined, as in GPT-2 (default: bpe)')
     command.add_argument('--top-k', type=whole_number, default=0, metavar='K',
                          help='keep the K most frequent pieces, and spell the others in bytes '
                               '(default: 0, keep all)')
