@@ -217,7 +217,7 @@ def test_every_rename_is_followed_by_its_folders_sync(tmp_path, monkeypatch):
     class Stamped(list): stamp = 'monday'
     data = prepare(Stamped(STORIES[:300]), STORIES[300:320], 400, tmp_path/'data')
     renames = [i for i, (what, _) in enumerate(calls) if what == 'rename']
-    assert len(renames) == 2, 'of the survey, and of the data'
+    assert len(renames) == 3, 'of the survey, of the tokenizer, and of the data'
     for i in renames: assert calls[i+1] == ('sync', calls[i][1])
     synced = {inode for what, inode in calls[:renames[-1]] if what == 'sync'}
     assert {path.stat().st_ino for path in data.folder.iterdir()} <= synced
