@@ -77,11 +77,13 @@ def proto_of(model:bytes=b''): # a SentencePiece model; empty: a new one
     return ModelProto.FromString(model)
 
 # %% ../nbs/60_llama.ipynb #1653a740
-def model_types(proto)->dict[str, int]: # of a `ModelProto`
+def model_types(proto # of SentencePiece, a `ModelProto`
+               )->dict[str, int]:
     "The number by which SentencePiece knows a kind."
     return dict(bpe=proto.trainer_spec.BPE, unigram=proto.trainer_spec.UNIGRAM)
 
-def kind_in(proto)->str: # a `ModelProto`
+def kind_in(proto # of SentencePiece, a `ModelProto`
+           )->str:
     "The kind of a SentencePiece model; empty for one that piny has no name for."
     names = {number: kind for kind, number in model_types(proto).items()}
     return names.get(proto.trainer_spec.model_type, '')

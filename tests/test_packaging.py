@@ -172,7 +172,7 @@ def test_a_question_is_answered_outside_of_a_clone(installed, tmp_path):
 
 # modules that need an extra to be imported; all others need nothing more, or when they are used
 NEEDS = dict(
-    ablate='style statistics comparison panels rates figures findings study sweep growth waiting '
+    ablate='style statistics comparison panels rates figures findings study sweep noise growth waiting '
            'benchmark seeds claims ladder cost',
     quality='quality',
     tune='search tuning')
