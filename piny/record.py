@@ -88,7 +88,8 @@ RECORD = dict(key=str, seed=int, status=str, config=dict, fingerprints=dict, dec
               val_subset_bpb=float|None, val_subset_stories=int|None,
               steps=int, tokens=int, n_params=int, flops_per_token=int, tokens_per_second=float|None,
               val_loss=float|None, val_bpb=float|None)
-PLANNED = dict(plan=str, role=str, planned_seeds=int, own_rate=bool, margin=float, family=int) # of a study, if there
+PLANNED = dict(plan=str|None, role=str, planned_seeds=int,        # of a study, if there
+               own_rate=bool, margin=float, family=int)
 METRIC = dict(step=int, tokens=int, train_loss=float, lr=float|None,
               val_loss=float|None, val_bpb=float|None, val_subset_bpb=float|None)
 
