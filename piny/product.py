@@ -11,6 +11,7 @@ import re, time, torch
 import torch.nn.functional as F
 from pathlib import Path
 from torch import nn, Tensor
+from torch.library import custom_op
 from .machine import DTYPES
 
 # %% ../nbs/06_product.ipynb #52521a1a
@@ -37,7 +38,7 @@ def by_onednn(x:Tensor # (..., in) what is to be multiplied
     return x.numel() >= FEWEST_ROWS * x.shape[-1]
 
 # %% ../nbs/06_product.ipynb #6da52d3b
-@torch.library.custom_op('piny::product', mutates_args=())
+@custom_op('piny::product', mutates_args=())
 def onednn_product(x:Tensor, # (..., in)
                    w:Tensor, # (out, in)
                   )->Tensor: # (..., out)
