@@ -169,7 +169,8 @@ def go_on(run:Run, path:Path, state:dict):
     run.scaler.load_state_dict(state['scaler'])
     run.at = Progress(**{f.name: state[f.name] for f in fields(Progress) if f.name in state})
     run.source = f'{path.name} {state.get("digest", state["files"])}'
-    say(f'going on from step {run.at.step:,}, in {path}')
+    if run.at.step < cfg.steps: say(f'going on from step {run.at.step:,}, in {path}')
+    else: say(f'all {cfg.steps:,} steps are taken already, in {path}')
 
 # %% ../nbs/36_run.ipynb #bf77cadb
 def initial(folder:str|Path)->dict: # `folder`, a checkpoint; `digest`, of its weights
