@@ -8,10 +8,10 @@ __all__ = ['event_writer', 'Display', 'evaluation_line']
 # %% ../nbs/37_display.ipynb #3dab2f3f
 import sys
 from pathlib import Path
-from tqdm import tqdm
+from .bars import Bar
 from .config import ModelConfig, TrainConfig
 from .loop import Progress
-from .machine import bar_size, best_device, decide, peak_memory
+from .machine import best_device, decide, peak_memory
 from .product import matrix_rate
 from .model import flops_per_token
 from .optimizer import lr_at
@@ -55,14 +55,14 @@ class Display:
         if at.metrics and at.metrics[-1]['step'] == at.step:
             line = at.metrics[-1]
             now |= {name: line[name] for name in line if name.startswith('val_')}
-            tqdm.write(evaluation_line(line, self.cfg.steps), file=sys.stderr)
+            Bar.write(evaluation_line(line, self.cfg.steps), file=sys.stderr)
         if self.writer:
             for name, value in now.items(): self.writer.add_scalar(name, value, at.step)
 
-    def new_bar(self, at:Progress)->tqdm:
+    def new_bar(self, at:Progress)->Bar:
         "A bar of tokens that begins where the run does."
-        return tqdm(total=self.cfg.steps*self.tokens, initial=(at.step-1)*self.tokens, unit='tok',
-                    unit_scale=True, smoothing=.05, mininterval=1, **bar_size())
+        return Bar(total=self.cfg.steps*self.tokens, initial=(at.step-1)*self.tokens, unit='tok',
+                   unit_scale=True, smoothing=.05, mininterval=1)
 
     def close(self):
         "End the bar and the files."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DTYPES', 'LONG_ENOUGH', 'best_device', 'best_precision', 'autocast', 'loss_scaler', 'worth_compiling', 'decide',
-           'seats', 'circumstances', 'git_commit', 'cpu_name', 'reset_peak_memory', 'peak_memory', 'bar_size']
+           'seats', 'circumstances', 'git_commit', 'cpu_name', 'reset_peak_memory', 'peak_memory']
 
 # %% ../nbs/03_machine.ipynb #43d2079c
 import os, platform, re, resource, shutil, subprocess, sys, torch
@@ -14,7 +14,6 @@ from dataclasses import replace
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import TextIO
 from .config import TrainConfig
 
 # %% ../nbs/03_machine.ipynb #16dc4bf4
@@ -115,11 +114,3 @@ def peak_memory(device:torch.device=torch.device('cpu'))->int: # bytes
     except (OSError, TypeError):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss # bytes on macOS, KiB elsewhere
         return peak if sys.platform == 'darwin' else peak * 1024
-
-# %% ../nbs/03_machine.ipynb #4ac79f69
-def bar_size(stream:TextIO|None=None # where the bar is drawn; None: standard error
-            )->dict:                 # options of tqdm
-    "A size for a terminal that reports none; empty where there is no need of one."
-    try: columns = os.get_terminal_size((stream or sys.stderr).fileno()).columns
-    except (OSError, ValueError, AttributeError): return {} # no terminal
-    return {} if columns else dict(ncols=100, nrows=24)

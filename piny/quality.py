@@ -17,7 +17,7 @@ from itertools import islice
 from matplotlib import pyplot as plt
 from pathlib import Path
 from pydivsufsort import divsufsort
-from tqdm import tqdm
+from .bars import Bar
 from .config import Sampling
 from .evaluation import evaluate
 from .generation import generate_batch
@@ -36,7 +36,7 @@ class Passages:
     "All passages of a text, ready to be searched."
     def __init__(self, stories:Iterable[str]): # the training text
         texts = [words_of(story) for story in
-                 tqdm(stories, desc='reading', unit=' stories', leave=False, disable=None)]
+                 Bar(stories, desc='reading', unit=' stories', leave=False)]
         known = sorted({word for words in texts for word in words})
         self.ids = {word: i for i, word in enumerate(known, 1)} # 0 stands between stories
         numbers = [i for words in texts for i in (*(self.ids[w] for w in words), 0)]
@@ -81,7 +81,7 @@ def measure(stories:Iterable[str],
                     copied=share(matches[:max(0, len(words)-7)] >= 8),
                     repeated=1 - len(set(fours)) / len(fours) if fours else 0.,
                     unknown=share([word not in passages.ids for word in words]))
-    told = tqdm(stories, desc='measuring', unit=' stories', leave=False, disable=None)
+    told = Bar(stories, desc='measuring', unit=' stories', leave=False)
     return pd.DataFrame([row(words_of(story)) for story in told])
 
 def variety(stories:Iterable[str], n:int)->int:
@@ -118,7 +118,7 @@ def unprompted(model:Transformer, tok:AnyTokenizer,
               )->list[str]:
     "Stories of a model that nobody asked for anything."
     stories = []
-    for first in tqdm(range(0, n, batch), desc='stories', leave=False, disable=None):
+    for first in Bar(range(0, n, batch), desc='stories', leave=False):
         prompts = [''] * min(batch, n-first)
         stories += generate_batch(model, tok, prompts, how, max_tokens, seed + first)
     return stories

@@ -8,7 +8,7 @@ __all__ = ['LONG', 'claim_file', 'news_of', 'settled', 'me', 'reporter', 'is_min
            'without_rate', 'failures', 'answer', 'state_of', 'status', 'hours_left', 'pace']
 
 # %% ../nbs/53_sweep.ipynb #1ec687ee
-import json, math, os, shutil, signal, socket, sys, threading, time, torch, traceback
+import json, math, os, signal, socket, sys, threading, time, torch, traceback
 import multiprocessing as mp
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from tqdm import tqdm
+from .bars import Bar
 from .checkpoint import checkpoints
 from .data import Dataset
 from .evaluation import subset_size
@@ -177,8 +177,7 @@ class Watch:
         self.deaths = Counter() # of workers, by the folder of their run
         self.last = ''          # the run that was finished last, and its loss
         self.before = None      # tokens of runs that were finished before
-        columns = shutil.get_terminal_size().columns # 80 where the terminal does not know
-        self.bar = tqdm(desc='runs', unit='tok', unit_scale=True, smoothing=.05, ncols=columns)
+        self.bar = Bar(desc='runs', unit='tok', unit_scale=True, smoothing=.05)
         self.open = []
         self.look()
 
@@ -207,7 +206,7 @@ class Watch:
         "Say how a worker ended; a run that was the third one's last has failed. RuntimeError without a run."
         job = self.maker.get(worker.pid)
         words = _obituary(worker, job)
-        tqdm.write(words, file=sys.stderr)
+        Bar.write(words, file=sys.stderr)
         key = job and job.folder
         self.deaths[key] += 1
         if self.deaths[key] < 3: return
@@ -313,7 +312,7 @@ def _say_versions(records:list[dict]):
     here = version('torch')
     found = Counter(r.get('versions', {}).get('torch', here) for r in records)
     for other in found.keys() - {here}:
-        tqdm.write(f'{found[other]} of the finished runs were made with torch {other}, '
+        Bar.write(f'{found[other]} of the finished runs were made with torch {other}, '
                    f'and this is torch {here}: the last digits may differ', file=sys.stderr)
 
 def sweep(study:Study, questions:list[str],

@@ -115,8 +115,7 @@ def records(root):
 def said(program):
     "The exit code, and what was said on the standard error besides the progress bar."
     _, err = program.communicate(timeout=300)
-    lines = [line.split('\r')[-1].strip() for line in err.splitlines()]
-    return program.returncode, [line for line in lines if line and 'tok/s' not in line]
+    return program.returncode, [line for line in map(str.strip, err.splitlines()) if line and 'tok/s' not in line]
 
 
 # -- what papermill would pass over in silence

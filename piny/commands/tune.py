@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.connection import wait
 from pathlib import Path
+from ..bars import Bar
 from .parser import Command, Failed, given_fields, whole_number
 from .train import data_in, signals
 from ..config import PRESETS, FieldError, ModelConfig, TrainConfig, extra, find_root, within
@@ -123,11 +124,9 @@ def hired(tuning, trials:int, seeds:int, workers:int)->list[mp.Process]:
 
 def watch(tuning, alive:list[mp.Process], trials:int, came:list[int]):
     "Show how the trials go until all workers have ended; Failed if they end too early."
-    from tqdm import tqdm
     from optuna.trial import TrialState
-    from piny.machine import bar_size
     found = tuning.open()
-    bar = tqdm(total=trials, desc='trials', unit='trial', **bar_size())
+    bar = Bar(total=trials, desc='trials', unit='trial')
     codes = []
     while alive:
         ended = wait([worker.sentinel for worker in alive], timeout=.5)
