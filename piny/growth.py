@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from matplotlib import pyplot as plt
+from matplotlib.ticker import EngFormatter
 from .config import PRESETS, ModelConfig, Sampling
 from .generation import continue_all
 from .loss import CHUNK
@@ -96,8 +97,8 @@ def points()->Iterator[tuple[str, ModelConfig, int]]: # what is varied, a model,
     "All that is measured."
     middle = SIZES['4M']
     for cfg in SIZES.values(): yield 'parameters', cfg, 4
-    for T in (128, 256, 512, 1_024, 2_048, 4_096): yield 'context', replace(middle, max_seq_len=T), 4
-    for batch in (1, 2, 4, 8, 16, 32): yield 'batch', middle, batch
+    for T in (128, 256, 1_024, 4_096): yield 'context', replace(middle, max_seq_len=T), 4
+    for batch in (1, 4, 16): yield 'batch', middle, batch
 
 # %% ../nbs/67_growth.ipynb #01d0ce3f
 N_TOKENS = 32     # of each story, after its prompt
@@ -119,7 +120,7 @@ def held_from_here()->int: # bytes
     reset_peak_memory(best_device())
     return peak_memory(best_device())
 
-def training_point(cfg:ModelConfig, batch:int, rounds:int=4)->list[dict]:
+def training_point(cfg:ModelConfig, batch:int, rounds:int=3)->list[dict]:
     "A training step: its time and memory with their laws."
     precision = best_precision(best_device())
     before = held_from_here()
@@ -132,7 +133,7 @@ def training_point(cfg:ModelConfig, batch:int, rounds:int=4)->list[dict]:
                  law_operations=training_flops(cfg, batch), bytes=peak,
                  law_bytes=training_bytes(cfg, batch, precision))]
 
-def generation_point(cfg:ModelConfig, batch:int, rounds:int=4)->list[dict]:
+def generation_point(cfg:ModelConfig, batch:int, rounds:int=3)->list[dict]:
     "A prompt and the tokens after it, up to the end of the context: times and memory with their laws."
     T = cfg.max_seq_len - N_TOKENS - 1
     before = held_from_here()
@@ -219,6 +220,7 @@ def draw_growth(lines:list[dict], # of the section `growth`
                 ax.set(xscale='log', yscale='log', xlabel=label)
                 ax.set_xticks(x := curve(lines, 'training step', over, what)[0],
                               [short(value) for value in x])
+                ax.yaxis.set_major_formatter(EngFormatter(sep=''))
                 ax.minorticks_off()
         axes[0, 0].set_ylabel('time, in operations\nof a large product')
         axes[1, 0].set_ylabel('memory, in bytes')
@@ -227,5 +229,5 @@ def draw_growth(lines:list[dict], # of the section `growth`
     return fig
 
 def short(value:float)->str:
-    "A number for an axis: 37.4M, 4,096."
-    return f'{value/1e6:.3g}M' if value >= 1e5 else f'{value:,}'
+    "A number for an axis: 37M, 4,096."
+    return f'{value/1e6:.2g}M' if value >= 1e5 else f'{value:,}'

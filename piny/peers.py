@@ -256,7 +256,7 @@ def generation_peers(cfg:ModelConfig)->dict[str, Callable]: # (stories, tokens o
 
 def generation_speed(shape:str='37M',              # a name in `SHAPES`
                      lengths:dict={1: 255, 16: 100}, # tokens of each story, by stories at a time
-                     rounds:int=3,
+                     rounds:int=2,
                     )->list[dict]:
     "A line for each program and number of stories at a time."
     peers = generation_peers(SHAPES[shape])

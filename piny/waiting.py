@@ -12,7 +12,6 @@ import multiprocessing as mp, os, subprocess, sys, time, torch
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from importlib.metadata import entry_points
 from itertools import islice
@@ -127,7 +126,7 @@ def one_by_one(prompts:list[str])->Iterator[str]:
     for seed, prompt in enumerate(prompts):
         yield prompt + ''.join(generate(model, tokenizer, prompt, seed=seed))
 
-def telling_prompts(n:int=100, rounds:int=2)->list[dict]:
+def telling_prompts(n:int=100, rounds:int=1)->list[dict]:
     "A line for each way to tell a file of prompts."
     letters = {}
     def tell(name, *words):
@@ -149,26 +148,20 @@ def made_by_workers(study:Study, questions:list[str]):
     "Make a study as `piny_ablate` does; RuntimeError if runs fail."
     if failed := sweep(study, questions): raise RuntimeError(failures(failed))
 
-def alone(study:Study, job:Job, folder:str):
-    "Make one run, with compiled code in a folder."
+def alone(study:Study, job:Job):
+    "Make one run, as a worker does."
     torch.set_num_threads(1)
-    with compiled_code_in(folder): make(job, study.data, study.splits[1], fields_of(study))
+    make(job, study.data, study.splits[1], fields_of(study))
 
-def made_afresh(study:Study, questions:list[str],
-                shared:bool): # whether they share what is compiled
+def made_afresh(study:Study, questions:list[str]):
     "Make each run in a new process; RuntimeError if runs fail."
     begin(study, questions)
     todo = all_jobs(study, questions)
-    folder = str(study.folder('results')/'compiled')
     with ProcessPoolExecutor(os.cpu_count(), mp.get_context('spawn'), max_tasks_per_child=1) as pool:
-        made = [pool.submit(alone, replace(study), job, folder if shared else f'{folder}-{i}')
-                for i, job in enumerate(todo)]
-        for one in made: one.result()
+        for one in [pool.submit(alone, study, job) for job in todo]: one.result()
     if failed := [job for job in todo if not record_of(job)]: raise RuntimeError(failures(failed))
 
-WAYS = {'a new process each': partial(made_afresh, shared=False),
-        'a new process each, compiled code on disk': partial(made_afresh, shared=True),
-        'workers that go on': made_by_workers}
+WAYS = {'a new process each': made_afresh, 'workers that go on': made_by_workers}
 
 def seconds_of_study(way:str,    # a name in `WAYS`
                      folder:str, # where results and data are kept
@@ -176,10 +169,10 @@ def seconds_of_study(way:str,    # a name in `WAYS`
                     )->tuple[float, int]: # how long it takes; its runs
     "A small study, made in one way, in a process of its own."
     os.chdir(folder)
-    study = Study(study=way.replace(' ', '-').replace(',', ''), **fields)
-    n = len(all_jobs(study, ['norm'])) # which makes the data
+    study = Study(study=way.replace(' ', '-'), **fields)
+    n = len(all_jobs(study, ['placement'])) # which makes the data
     start = time.perf_counter()
-    with compiled_code_in(str(study.folder('results')/'compiled')): WAYS[way](study, ['norm'])
+    with compiled_code_in(str(study.folder('results')/'compiled')): WAYS[way](study, ['placement'])
     return time.perf_counter() - start, n
 
 def study_rate(**fields)->list[dict]: # fields of `Study`
