@@ -17,6 +17,18 @@ from .config import Sampling
 from .model import Transformer
 from .tokenizer import AnyTokenizer
 
+# %% ../nbs/40_generation.ipynb #475d7166
+def _stays(ordered:Tensor, # (B, n) probabilities that fall
+           how:Sampling,   # `top_k`, `top_p` and `min_p`
+          )->Tensor:       # (B, n) bool
+    "Which of the most probable tokens the rules keep; the first one always."
+    before = ordered.cumsum(-1) - ordered # probability of all that are more probable
+    keep = ordered >= how.min_p * ordered[:, :1]
+    if how.top_p < 1: keep &= before < how.top_p
+    if how.top_k: keep[:, how.top_k:] = False
+    keep[:, 0] = True
+    return keep
+
 # %% ../nbs/40_generation.ipynb #2c3bd806
 HEADS = 64, 1_024 # the most probable tokens, of which so many are put in order first
 
@@ -28,6 +40,7 @@ def ordered_head(p:Tensor, # (B, V) probabilities
     ordered, order = p.gather(-1, ids).sort(descending=True, stable=True)
     return ordered, ids.gather(-1, order)
 
+# %% ../nbs/40_generation.ipynb #77342b84
 def most_likely(p:Tensor,     # (B, V) probabilities
                 how:Sampling, # `top_k`, `top_p` and `min_p`
                 heads:Sequence[int]|None=None, # how many to put in order, at first and if not enough
@@ -36,12 +49,7 @@ def most_likely(p:Tensor,     # (B, V) probabilities
     n, *more = HEADS if heads is None else heads or [p.shape[-1]]
     n = min(n, p.shape[-1])
     ordered, ids = ordered_head(p, n)
-    rank = torch.arange(n, device=p.device)
-    before = ordered.cumsum(-1) - ordered # probability of all that are more probable
-    keep = ordered >= how.min_p * ordered[:, :1]
-    if how.top_p < 1: keep &= before < how.top_p
-    if how.top_k: keep &= rank < how.top_k
-    keep[:, 0] = True
+    keep = _stays(ordered, how)
     left = ordered * keep
     beyond = ordered.where(keep, 2.).amin(-1) <= ordered[:, -1] # (B,) more may stay than the head
     if n == p.shape[-1] or not beyond.any(): return left, ids
@@ -59,6 +67,7 @@ def likely(p:Tensor,     # (B, V) probabilities
     left, ids = most_likely(p, how)
     return torch.zeros_like(p).scatter_add(-1, ids, left) # an id that fills a row up adds 0
 
+# %% ../nbs/40_generation.ipynb #d7a7f996
 def choose_tokens(logits:Tensor,  # (B, V)
                   how:Sampling,   # temperature 0 takes the most probable token
                   streams:Sequence[torch.Generator], # of random numbers, one for each row
@@ -73,8 +82,6 @@ def choose_tokens(logits:Tensor,  # (B, V)
     return ids.gather(-1, place)[:, 0]
 
 # %% ../nbs/40_generation.ipynb #b6dfafae
-STRIDE = 64 # tokens by which the attended part of the cache grows
-
 @dataclass(eq=False)
 class LayerCache(Past):
     "What one layer keeps, made ready for the next T tokens."
@@ -92,6 +99,9 @@ class LayerCache(Past):
         self.keys.index_copy_(2, self.places, k)
         self.values.index_copy_(2, self.places, v)
         return self.keys[:, :, :S], self.values[:, :, :S]
+
+# %% ../nbs/40_generation.ipynb #9ceb233c
+STRIDE = 64 # tokens by which the attended part of the cache grows
 
 class Cache:
     "The keys and values of all layers, for prompts that end together."
@@ -143,11 +153,12 @@ def next_logits(model:Transformer,
     "The logits of the token after the last."
     return model.output(model.hidden(ids, pasts)[:, -1])
 
-# %% ../nbs/40_generation.ipynb #95cab276
+# %% ../nbs/40_generation.ipynb #b9024306
 def fit(ids:list[int], max_seq_len:int)->list[int]:
     "The ids themselves if a token can follow them, else the last of them, half a context."
     return ids if len(ids) < max_seq_len else ids[-max(1, max_seq_len//2):]
 
+# %% ../nbs/40_generation.ipynb #95cab276
 def continue_all(model:Transformer,       # in evaluation mode
                  prompts:list[list[int]], # token ids, at least one each
                  how:Sampling,
@@ -176,7 +187,7 @@ def continue_all(model:Transformer,       # in evaluation mode
         rows = {i: row for i, row in rows.items() if given[i] not in ends}
         ids = chosen[on, None]
 
-# %% ../nbs/40_generation.ipynb #31d4cc8b
+# %% ../nbs/40_generation.ipynb #e9e5f0f9
 def text_after(tokenizer:AnyTokenizer,
                last:int,      # the token before; BOS: the text begins with `ids`
                ids:list[int],
@@ -185,6 +196,7 @@ def text_after(tokenizer:AnyTokenizer,
     if last == tokenizer.bos_id: return tokenizer.decode(ids)
     return tokenizer.decode([last, *ids])[len(tokenizer.decode([last])):]
 
+# %% ../nbs/40_generation.ipynb #31d4cc8b
 def generate_each(model:Transformer, # is put into evaluation mode
                   tokenizer:AnyTokenizer,
                   prompts:list[str], # each may be empty
@@ -197,7 +209,6 @@ def generate_each(model:Transformer, # is put into evaluation mode
     ends = {tokenizer.eos_id, tokenizer.bos_id}
     before = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts]
     after = [[] for _ in prompts]
-    done = [False] * len(prompts)
     row = 0   # the story that is told
     given = 0 # letters of it that were given out
     for chosen in islice(continue_all(model.eval(), before, how, seed, step, ends), max_tokens):
@@ -216,6 +227,7 @@ def generate_each(model:Transformer, # is put into evaluation mode
         if text[given:]: yield row, text[given:]
         given = 0
 
+# %% ../nbs/40_generation.ipynb #299e048b
 def generate_batch(model:Transformer, # is put into evaluation mode
                    tokenizer:AnyTokenizer,
                    prompts:list[str], # each may be empty

@@ -13,10 +13,9 @@ from datetime import date
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
-from .config import (COMPILE, PRECISIONS, FieldError, ModelConfig, Preset, TrainConfig, choose,
-                         find_root, unknown, within)
+from .config import COMPILE, PRECISIONS, FieldError, Preset, choose, find_root, unknown, within
 from .data import Dataset, prepare
-from .presets import preset_name, preset_of
+from .presets import PARTS, preset_name, preset_of
 from .stories import Stories, corpus_splits
 
 # %% ../nbs/51_plan.ipynb #d5062d52
@@ -41,9 +40,60 @@ RATES = dict( # preset to variant to learning rate on the built-in corpus, from 
     quick=dict(baseline=.011, no_rope=.011, learned=.0047, layernorm=.014, no_norm=.04, postnorm=.022,
                geglu=.011, gelu=.019, silu=.014, relu=.013, mha=.013, mqa=.013))
 
-# %% ../nbs/51_plan.ipynb #7be333c9
+# %% ../nbs/51_plan.ipynb #c5881f3b
+def _check_numbers(study:'Study'):
+    "Nothing; FieldError for a number that no study can have."
+    for name in ('seeds', 'steps', 'workers', 'rates'):
+        value = getattr(study, name)
+        if type(value) is int: continue
+        raise FieldError(name, f'is {value!r}; it has to be a whole number')
+    within(study, 'seeds', least=1)
+    within(study, 'seeds', most=ROLES['rate'] // BASELINE_SHARE)
+    within(study, 'steps lr workers rates margin', least=0)
+    if 0 < study.rates < LEAST_POINTS:
+        raise FieldError('rates', f'is {study.rates}; a best one is seen between two others, '
+                                  'so it has to be 0, or at least 3')
+
+# %% ../nbs/51_plan.ipynb #64182567
+def _others()->list[str]:
+    "The fields of model and training that a study has none of its own for."
+    own = {f.name for f in fields(Study)} | {'seed', 'data_seed'}
+    return [f.name for part in PARTS.values() for f in fields(part) if f.name not in own]
+
+def _check_names(study:'Study'):
+    "Nothing; FieldError or ValueError for what does not exist, and for what names no folder."
+    preset_of(study.preset)
+    choose(dict.fromkeys(PRECISIONS), study.precision, 'precision')
+    choose(dict.fromkeys(COMPILE), study.compile, 'compile')
+    for name in study.fields: choose(dict.fromkeys(_others()), name, 'field')
+    if not re.fullmatch(r'\w[\w.-]*', study.name):
+        raise FieldError('study', f'is {study.name!r}; it has to be the name of a folder: '
+                                  'letters, digits, `_`, `-` and `.`')
+
+# %% ../nbs/51_plan.ipynb #657a305b
+def _with(preset:Preset, values:dict)->Preset: # name of a field to its value
+    "The preset with other values in its model and its training."
+    def of(part): return {name: value for name, value in values.items() if name in vars(part)}
+    return replace(preset, model=replace(preset.model, **of(preset.model)),
+                   train=replace(preset.train, **of(preset.train)))
+
+# %% ../nbs/51_plan.ipynb #15ba6d4e
 CUT_FROM = 2 # times as many pieces are learned as a cut keeps
 
+def _tokens(study:'Study', vocab_size:int, tokenizer:str)->Dataset: # a kind, as `kind` of a tokenizer says it
+    "The stories of a study as tokens; ValueError if its preset does not fit."
+    kind, _, is_cut = tokenizer.partition(', ')
+    size = dict(vocab_size=vocab_size)
+    if is_cut: size = dict(vocab_size=CUT_FROM*vocab_size, top_k=vocab_size)
+    try: data = prepare(*study.splits, folder=find_root()/'data', check=True, kind=kind, **size)
+    except ValueError as e:
+        raise ValueError(f'{study.corpus}, preset {study.preset}, tokenizer {tokenizer}: {e}') from e
+    context = study.base.model.max_seq_len
+    if len(data.train) > context: return data
+    raise ValueError(f'{study.corpus} has {len(data.train)} tokens to train on; the context of '
+                     f'preset {study.preset} needs more than {context}')
+
+# %% ../nbs/51_plan.ipynb #7be333c9
 @dataclass(frozen=True)
 class Study:
     "One corpus, one preset and some seeds; FieldError or ValueError for a value out of range."
@@ -62,29 +112,17 @@ class Study:
     fields:dict=field(default_factory=dict) # other fields of model or training, for all variants
 
     def __post_init__(self):
-        preset_of(self.preset)
-        choose(dict.fromkeys(PRECISIONS), self.precision, 'precision')
-        choose(dict.fromkeys(COMPILE), self.compile, 'compile')
-        for name in ('seeds', 'steps', 'workers', 'rates'):
-            value = getattr(self, name)
-            if type(value) is int: continue
-            raise FieldError(name, f'is {value!r}; it has to be a whole number')
-        within(self, 'seeds', least=1)
-        within(self, 'seeds', most=ROLES['rate'] // BASELINE_SHARE)
-        within(self, 'steps lr workers rates margin', least=0)
-        if 0 < self.rates < LEAST_POINTS:
-            raise FieldError('rates', f'is {self.rates}; a best one is seen between two others, '
-                                      'so it has to be 0, or at least 3')
-        for name in self.fields: choose(_others(), name, 'field')
-        if not re.fullmatch(r'\w[\w.-]*', self.name):
-            raise FieldError('study', f'is {self.name!r}; it has to be the name of a folder: '
-                                      'letters, digits, `_`, `-` and `.`')
+        _check_numbers(self)
+        _check_names(self)
+
+    @property
+    def _asked(self)->dict: # field of model or training to its value
+        return {name: vars(self)[name] for name in ('steps', 'lr') if vars(self)[name]} | self.fields
 
     @property
     def name(self)->str:
         "What the study's folders are called."
-        asked = {name: getattr(self, name) for name in ('steps', 'lr') if getattr(self, name)}
-        parts = [f'{name}{value}' for name, value in (asked | self.fields).items()]
+        parts = [f'{name}{value}' for name, value in self._asked.items()]
         return str(self.study) or '-'.join([Path(self.corpus).stem, preset_name(self.preset), *parts])
 
     def folder(self, kind:str # 'results' or 'figures'
@@ -99,18 +137,14 @@ class Study:
 
     def known_rate(self, variant:str)->float|None:
         "The learning rate that is on record for a variant of this corpus and preset, unless others are asked for."
-        as_recorded = self.corpus == 'grammar' and not (self.rates or self.lr or self.steps or self.fields)
+        as_recorded = self.corpus == 'grammar' and not (self.rates or self._asked)
         return RATES.get(self.preset, {}).get(variant) if as_recorded else None
 
     @property
     def base(self)->Preset:
         "The baseline: the preset, with the budget and the fields that were asked for."
-        preset = preset_of(self.preset)
-        asked = {name: getattr(self, name) for name in ('steps', 'lr') if getattr(self, name)}
-        asked |= self.fields | dict(precision=self.precision, compile=self.compile)
-        def changes(part): return {k: v for k, v in asked.items() if k in vars(part)}
-        return replace(preset, model=replace(preset.model, **changes(preset.model)),
-                       train=replace(preset.train, **changes(preset.train)))
+        values = dict(precision=self.precision, compile=self.compile)
+        return _with(preset_of(self.preset), self._asked | values)
 
     @cached_property
     def splits(self)->tuple[Stories, Stories]:
@@ -122,32 +156,14 @@ class Study:
         "The stories as tokens of the baseline; as `data_of`."
         return self.data_of(self.base.model.vocab_size, self.base.tokenizer)
 
-    def data_of(self, vocab_size:int, tokenizer:str)->Dataset: # a kind, as `kind` of a tokenizer says it
-        "The stories as tokens, made if they are not there, or damaged; ValueError if the preset does not fit."
-        made = self._made
-        if (vocab_size, tokenizer) not in made: made[vocab_size, tokenizer] = self._prepared(vocab_size, tokenizer)
-        return made[vocab_size, tokenizer]
-
     @cached_property
     def _made(self)->dict: return {} # size and kind to data
 
-    def _prepared(self, vocab_size:int, tokenizer:str)->Dataset:
-        context = self.base.model.max_seq_len
-        kind, _, is_cut = tokenizer.partition(', ')
-        size = dict(vocab_size=CUT_FROM*vocab_size, top_k=vocab_size) if is_cut else dict(vocab_size=vocab_size)
-        try: data = prepare(*self.splits, folder=find_root()/'data', check=True, kind=kind, **size)
-        except ValueError as e:
-            raise ValueError(f'{self.corpus}, preset {self.preset}, tokenizer {tokenizer}: {e}') from e
-        if len(data.train) <= context:
-            raise ValueError(f'{self.corpus} has {len(data.train)} tokens to train on; the context of '
-                             f'preset {self.preset} needs more than {context}')
-        return data
-
-def _others()->dict[str, str]: # name of a field to the part of a preset that has it
-    "The fields of model and training that a study has none of its own for."
-    parts = dict(model=ModelConfig, train=TrainConfig)
-    own = {f.name for f in fields(Study)} | {'seed', 'data_seed'}
-    return {f.name: part for part, cls in parts.items() for f in fields(cls) if f.name not in own}
+    def data_of(self, vocab_size:int, tokenizer:str)->Dataset: # a kind, as `kind` of a tokenizer says it
+        "The stories as tokens, made if they are not there, or damaged; ValueError if the preset does not fit."
+        key = vocab_size, tokenizer
+        if key not in self._made: self._made[key] = _tokens(self, *key)
+        return self._made[key]
 
 # %% ../nbs/51_plan.ipynb #84e47f7e
 GROWTH = 3 # points that a grid may grow by, on each side
@@ -157,18 +173,19 @@ def grid(centre:float, # the middle rate
          losses:dict,  # rate to mean loss, inf where it diverged; what is known so far
         )->list[float]: # rising
     "The rates to be tried, each twice the one before: more of them once the best is at an edge."
-    low = -((n - 1) // 2)
-    first, last = low, low + n - 1
-    start, stop = first, last
+    first = -((n - 1) // 2) # in doublings of the centre
+    last = first + n - 1
+    least, most = first - GROWTH, last + GROWTH
     while True:
         rates = [centre * 2.**k for k in range(first, last + 1)]
         if not all(rate in losses for rate in rates): return rates
         best = min(rates, key=losses.get)
         if losses[best] == math.inf: return rates
-        if best == rates[0] and start - first < GROWTH: first -= 1
-        elif best == rates[-1] and last - stop < GROWTH: last += 1
+        if best == rates[0] and first > least: first -= 1
+        elif best == rates[-1] and last < most: last += 1
         else: return rates
 
+# %% ../nbs/51_plan.ipynb #7b01141d
 def mean_losses(records:list[dict] # of one variant, with role 'rate'
                )->dict[float, float]: # bits per byte; inf for a rate at which a run diverged
     "Learning rate to mean loss; a rate counts once all its seeds have run."
@@ -179,6 +196,7 @@ def mean_losses(records:list[dict] # of one variant, with role 'rate'
         found.setdefault(r['config']['train']['lr'], []).append(loss if whole else math.inf)
     return {lr: mean(losses) for lr, losses in sorted(found.items()) if len(losses) >= RATE_SEEDS}
 
+# %% ../nbs/51_plan.ipynb #57c758d6
 def lowest(losses:dict[float, float] # rate to mean loss, inf where it diverged
           )->float|None:             # None where the best rate is the first or the last, or none ended
     "The rate at the lowest point of a parabola through the best one and its two neighbours."
@@ -218,6 +236,7 @@ def plan_of(study:Study,
                 baseline_seeds=len(seeds_of('baseline', study.seeds)), rates=study.rates, lr=study.lr,
                 rate_seeds=RATE_SEEDS, margin=study.margin, settings=settings)
 
+# %% ../nbs/51_plan.ipynb #b981a880
 def whole(plan:dict)->dict: # questions, variants and seeds
     "What a plan and its amendments come to."
     parts = [plan, *plan.get('amendments', [])]
@@ -225,22 +244,27 @@ def whole(plan:dict)->dict: # questions, variants and seeds
                 variants={v: change for p in parts for v, change in p.get('variants', {}).items()},
                 seeds=max(p.get('seeds', 0) for p in parts))
 
-def amended(plan:dict, # as in plan.json
-            new:dict,  # the plan as it would be written today
-            today:str='', # '': the date of today
-           )->dict:       # `plan`, with what is new in an amendment
-    "A plan with more questions or seeds; ValueError with the way out for any other difference."
+# %% ../nbs/51_plan.ipynb #3d673b26
+def _refuse(plan:dict, new:dict):
+    "Nothing; ValueError for what cannot be amended: the rates, the margin, what a variant is."
     for name in ('rates', 'lr', 'margin'):
         if plan[name] == new[name]: continue
         raise ValueError(f'study {plan["study"]!r} was planned with {name} {plan[name]!r}, and now '
                          f'{name} is {new[name]!r}: go on with --{name} {plan[name]}, or give these '
                          'a study of their own with --study')
+    known = whole(plan)['variants']
+    for name in known.keys() & new['variants'].keys():
+        if known[name] == new['variants'][name]: continue
+        raise ValueError(f'study {plan["study"]!r} was planned with {name} as {known[name]}, and now '
+                         f'it is {new["variants"][name]}: give these a study of their own with --study')
+
+def amended(plan:dict, # as in plan.json
+            new:dict,  # the plan as it would be written today
+            today:str='', # '': the date of today
+           )->dict:       # `plan`, with what is new in an amendment
+    "A plan with more questions or seeds; ValueError with the way out for any other difference."
+    _refuse(plan, new)
     known = whole(plan)
-    for name in known['variants'].keys() & new['variants'].keys():
-        if known['variants'][name] == new['variants'][name]: continue
-        raise ValueError(f'study {plan["study"]!r} was planned with {name} as '
-                         f'{known["variants"][name]}, and now it is {new["variants"][name]}: '
-                         'give these a study of their own with --study')
     more = dict(questions=[q for q in new['questions'] if q not in known['questions']],
                 variants={v: c for v, c in new['variants'].items() if v not in known['variants']},
                 seeds=new['seeds'] if new['seeds'] > known['seeds'] else 0)

@@ -13,9 +13,7 @@ from functools import cached_property, lru_cache
 from scipy import stats
 from scipy.optimize import brentq
 
-# %% ../nbs/54_statistics.ipynb #918b0cb2
-RATIOS = np.concatenate([[0.], np.geomspace(.01, 100, 33)]) # of the seeds' variance to the rest
-
+# %% ../nbs/54_statistics.ipynb #c41df981
 @dataclass(frozen=True)
 class Weighting:
     "What a ratio of variances makes of a design."
@@ -24,6 +22,22 @@ class Weighting:
     to_rest:np.ndarray   # (runs, runs): the quadratic form of what is left
     cov:np.ndarray       # (variants, variants): of the means, in units of the residual's variance
     log_det:float        # of both covariances, for the likelihood
+
+def _weighting(X:np.ndarray, # (runs, variants) 1 where a run is of the variant
+               Z:np.ndarray, # (runs, seeds) 1 where it has the seed
+               ratio:float,  # of the seeds' variance to the rest
+              )->Weighting:
+    "Generalised least squares, but for the losses."
+    V = np.eye(len(X)) + ratio * Z @ Z.T # covariance of the runs
+    W = np.linalg.solve(V, X)
+    cov = np.linalg.inv(X.T @ W)
+    to_means = cov @ W.T
+    to_rest = np.linalg.inv(V) - W @ to_means
+    log_det = np.linalg.slogdet(V)[1] - np.linalg.slogdet(cov)[1]
+    return Weighting(ratio, to_means, to_rest, cov, log_det)
+
+# %% ../nbs/54_statistics.ipynb #918b0cb2
+RATIOS = np.concatenate([[0.], np.geomspace(.01, 100, 33)]) # of the seeds' variance to the rest
 
 class Design:
     "Which variant ran with which seed."
@@ -37,7 +51,7 @@ class Design:
 
     @cached_property
     def weightings(self)->list[Weighting]: # one for each of `RATIOS`
-        return [self._weighting(ratio) for ratio in RATIOS]
+        return [_weighting(self.X, self.Z, ratio) for ratio in RATIOS]
 
     @cached_property
     def _forms(self)->tuple[np.ndarray, np.ndarray]: # (ratios, runs, runs) and (ratios,)
@@ -48,16 +62,6 @@ class Design:
     def _unexplained(self)->np.ndarray: # (runs, runs): what neither variant nor seed explains
         XZ = np.hstack([self.X, self.Z])
         return np.eye(len(XZ)) - XZ @ np.linalg.pinv(XZ)
-
-    def _weighting(self, ratio:float)->Weighting:
-        X = self.X
-        V = np.eye(len(X)) + ratio * self.Z @ self.Z.T # covariance of the runs
-        W = np.linalg.solve(V, X)
-        cov = np.linalg.inv(X.T @ W)
-        to_means = cov @ W.T
-        to_rest = np.linalg.inv(V) - W @ to_means
-        log_det = np.linalg.slogdet(V)[1] - np.linalg.slogdet(cov)[1]
-        return Weighting(ratio, to_means, to_rest, cov, log_det)
 
     def fit(self, losses:np.ndarray # (runs,)
            )->'Fit':
@@ -198,30 +202,7 @@ def fit_runs(runs:dict[str, dict[int, float]])->Fit: # variant to seed to loss
     design = _design(tuple((v, s) for v, s, _ in rows))
     return design.fit(np.array([loss for *_, loss in rows]))
 
-def compare_all(runs:dict[str, dict[int, float]], # variant to seed to loss, the baseline first
-                family:int=0,                     # comparisons that were planned; 0: those here
-                margin:float=MARGIN,
-               )->dict[str, Comparison]:          # by variant
-    "Every variant against the baseline, with intervals that hold together in 95 % of studies."
-    baseline, *others = runs
-    lost = {v: len(of) - len(ended(of)) for v, of in runs.items()}
-    whole = {v: of for v, of in runs.items() if not lost[v]}
-    family = max(family, len(others))
-    loud = [] if lost[baseline] else noisy({v: ended(of) for v, of in whole.items()})
-    quiet = {} if lost[baseline] else {v: of for v, of in whole.items() if v not in loud}
-    ends = _together(quiet, family - len(loud)) | _apart(runs, quiet, loud, family)
-    return {v: _comparison(v, runs, lost, ends.get(v), v in loud, margin) for v in others}
-
 # %% ../nbs/54_statistics.ipynb #37f5a6f7
-def _together(quiet:dict, family:int)->dict[str, tuple]: # variant to difference, error, critical value
-    "Those that share one spread: Dunnett's intervals."
-    if len(quiet) < 2: return {}
-    found = fit_runs(quiet)
-    c = np.nan
-    if found.design.dof: c = dunnett(_padded(found.correlations, family), found.design.dof)
-    names = found.design.names[1:]
-    return {v: (d, e, c) for v, d, e in zip(names, found.differences, found.errors)}
-
 def _padded(correlations:np.ndarray, k:int)->np.ndarray: # (k, k)
     "The correlations, with rows like the others for comparisons that were planned and not run."
     n = len(correlations)
@@ -231,6 +212,16 @@ def _padded(correlations:np.ndarray, k:int)->np.ndarray: # (k, k)
     padded[:n, :n] = correlations
     return padded
 
+def _together(quiet:dict, family:int)->dict[str, tuple]: # variant to difference, error, critical value
+    "Those that share one spread: Dunnett's intervals."
+    if len(quiet) < 2: return {}
+    found = fit_runs(quiet)
+    c = np.nan
+    if found.design.dof: c = dunnett(_padded(found.correlations, family), found.design.dof)
+    names = found.design.names[1:]
+    return {v: (d, e, c) for v, d, e in zip(names, found.differences, found.errors)}
+
+# %% ../nbs/54_statistics.ipynb #fbbec87c
 def _apart(runs:dict, quiet:dict, loud:list, family:int)->dict[str, tuple]:
     "Those with a spread of their own: Satterthwaite's degrees of freedom, Bonferroni's share."
     groups = [ended(of) for of in quiet.values()]
@@ -244,6 +235,7 @@ def _apart(runs:dict, quiet:dict, loud:list, family:int)->dict[str, tuple]:
         found[v] = own.mean() - base.mean(), np.sqrt(a + b), stats.t.ppf(1 - .025/family, dof_v)
     return found
 
+# %% ../nbs/54_statistics.ipynb #c23ae712
 POWER = stats.norm.ppf(.8)
 
 def _comparison(v:str, runs:dict, lost:dict, ends:tuple|None, loud:bool, margin:float)->Comparison:
@@ -260,6 +252,21 @@ def _comparison(v:str, runs:dict, lost:dict, ends:tuple|None, loud:bool, margin:
     if lost[v]: says = f'diverged in {lost[v]} of {len(runs[v])} seeds'
     return Comparison(v, float(mean), float(low), float(high), tuple(diffs[np.isfinite(diffs)]),
                       len(runs[v]), lost[v], says, float((c + POWER) * error), loud, margin)
+
+# %% ../nbs/54_statistics.ipynb #edad01ef
+def compare_all(runs:dict[str, dict[int, float]], # variant to seed to loss, the baseline first
+                family:int=0,                     # comparisons that were planned; 0: those here
+                margin:float=MARGIN,
+               )->dict[str, Comparison]:          # by variant
+    "Every variant against the baseline, with intervals that hold together in 95 % of studies."
+    baseline, *others = runs
+    lost = {v: len(of) - len(ended(of)) for v, of in runs.items()}
+    whole = {} if lost[baseline] else {v: of for v, of in runs.items() if not lost[v]}
+    family = max(family, len(others))
+    loud = noisy({v: ended(of) for v, of in whole.items()})
+    quiet = {v: of for v, of in whole.items() if v not in loud}
+    ends = _together(quiet, family - len(loud)) | _apart(runs, quiet, loud, family)
+    return {v: _comparison(v, runs, lost, ends.get(v), v in loud, margin) for v in others}
 
 # %% ../nbs/54_statistics.ipynb #95b730b8
 def unpaired(losses:np.ndarray,   # of finished runs
