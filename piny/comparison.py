@@ -16,7 +16,7 @@ from .record import FREE, must_agree
 from .statistics import MARGIN, Comparison, compare_again, compare_all
 from .study import settings_in
 
-# %% ../nbs/55_comparison.ipynb #621e70c4
+# %% ../nbs/55_comparison.ipynb #5142920a
 def folder_name(record:dict)->str:
     "Name of the folder in which a run left its record: 'gelu-0-82d176437d4b'."
     return f"{record['variant']}-{record['seed']}-{record['key']}"
@@ -33,6 +33,7 @@ def _same_settings(a:dict, b:dict, free=()):
     must_agree(settings_in(a), settings_in(b), folder_name(a), free, here=f'in {folder_name(b)}', way_out=
                'a variant may differ in what it declares alone; give other settings a study of their own')
 
+# %% ../nbs/55_comparison.ipynb #6a872c66
 def _sorted(records:list, names:list)->dict:
     "Records by variant, in the order of `names`, and seed; ValueError for two of one seed."
     found = {name: {} for name in names}
@@ -44,6 +45,7 @@ def _sorted(records:list, names:list)->dict:
                          'give the records of one study and one preset')
     return {name: runs for name, runs in found.items() if runs}
 
+# %% ../nbs/55_comparison.ipynb #621e70c4
 def with_role(records:list, role:str # 'verdict', 'rate' or 'again'
              )->list:
     "The records of runs that were made for this."

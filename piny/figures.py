@@ -40,6 +40,7 @@ def _rates(records:list)->str:
     rates = sorted({r['config']['train']['lr'] for r in records})
     return f'all at learning rate {rates[0]:g}' if len(rates) == 1 else 'learning rates differ'
 
+# %% ../nbs/57_figures.ipynb #fd8051b3
 def about_marks(comparisons:list, # of `Comparison`
                 curves:bool,      # whether there are curves in the figure
                )->list[str]:
@@ -66,6 +67,7 @@ def about_marks(comparisons:list, # of `Comparison`
         'Where seeds diverged, the numbers are of the others': any(c.measured for c in diverged)}
     return [text for text, drawn in marks.items() if drawn]
 
+# %% ../nbs/57_figures.ipynb #7b8ada63
 def caption(runs:dict,        # variant to seed to record
             comparisons:list, # of `Comparison`
             *notes:str,       # more sentences, without full stop; empty ones are left out

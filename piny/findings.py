@@ -56,7 +56,7 @@ def _noise(c:Comparison)->str:
     return (f'The baseline with {c.n_runs} other seeds came to {signed(c.mean)} against itself, interval '
             f'{signed(c.low)} to {signed(c.high)} ({c.verdict}): so much is luck alone.')
 
-# %% ../nbs/59_findings.ipynb #bbfcf479
+# %% ../nbs/59_findings.ipynb #cef8a2f8
 def _first(runs:dict)->dict: return next(iter(runs.values()))
 
 def _plan_row(variant:str, runs:dict, change:dict, target:int)->dict:
@@ -70,6 +70,7 @@ def _plan_row(variant:str, runs:dict, change:dict, target:int)->dict:
                 mismatch=f'{record["n_params"] / target - 1:+.2%}',
                 flops_per_token=int(record['flops_per_token']))
 
+# %% ../nbs/59_findings.ipynb #bbfcf479
 def difference(c:Comparison)->str:
     "Mean and interval: '+0.0210 [+0.0167, +0.0253]', or what of them there is."
     if not c.measured: return ''

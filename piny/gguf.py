@@ -17,7 +17,7 @@ from .llama import HELD, Kind, interleaved, kind_of, pieces_of, refuse_others, r
 from .model import Transformer
 from .tokenizer import SPACE, AnyTokenizer, Tokenizer
 
-# %% ../nbs/63_gguf.ipynb #bc3d1e67
+# %% ../nbs/63_gguf.ipynb #e08f8ac6
 SIZES = dict(
     vocab_size='vocab_size',
     context_length='max_seq_len',
@@ -36,6 +36,7 @@ def add_sizes(f, # a `gguf.GGUFWriter`
     "Add the shape of the model."
     for theirs, ours in SIZES.items(): getattr(f, f'add_{theirs}')(getattr(cfg, ours))
 
+# %% ../nbs/63_gguf.ipynb #05a9d94b
 def add_pieces(f, # a `gguf.GGUFWriter`
                tok:AnyTokenizer):
     "Add the pieces of SentencePiece; ValueError for a kind that is not known there."
@@ -49,6 +50,7 @@ def add_pieces(f, # a `gguf.GGUFWriter`
     f.add_add_space_prefix(space_first(tok))
     f.add_remove_extra_whitespaces(False)
 
+# %% ../nbs/63_gguf.ipynb #bc3d1e67
 def add_bytes(f, # a `gguf.GGUFWriter`
               tok:ByteTokenizer):
     "Add the pieces and the merges of a byte-level encoding, both in GPT-2's spelling."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOP', 'LAYER', 'FIELDS', 'IN_A_NAME', 'DEFAULTS', 'ONLY', 'ROPE', 'KIND_READ', 'OTHER_WAY', 'SPACE_FIRST', 'hf_name',
-           'plain', 'fast_tokenizer', 'fast_bpe', 'fast_unigram', 'fast_bytes', 'marks_of', 'marked', 'hf_config',
+           'marks_of', 'marked', 'plain', 'fast_bpe', 'fast_unigram', 'fast_bytes', 'fast_tokenizer', 'hf_config',
            'generation_config', 'tokenizer_config', 'write_hf', 'refuse_unknown', 'piny_config', 'pairs_of',
            'pieces_in', 'read_tokenizer', 'read_hf', 'hf_llama']
 
@@ -60,54 +60,7 @@ def hf_name(name:str, # of a parameter of a Llama, in piny
     _, layer, part = name.removesuffix('.weight').split('.', 2)
     return f'model.layers.{layer}.{LAYER[part]}.weight'
 
-# %% ../nbs/61_huggingface.ipynb #0c0d426d
-IN_A_NAME = '(?<=<)(?=(?:unk|s|/s|0x[0-9A-F]{2})>)' # behind the first letter of `<s>` and its like
-
-def plain(piece:str # as SentencePiece writes it
-         )->str:
-    "The piece with real spaces."
-    return piece.replace(SPACE, ' ')
-
-def fast_tokenizer(tok:AnyTokenizer): # a `tokenizers.Tokenizer`
-    "The same tokenizer for `tokenizers`; ValueError for one of another kind, ImportError."
-    with extra('export'): import tokenizers
-    if isinstance(tok, ByteTokenizer): return fast_bytes(tok)
-    fast = fast_unigram(tok) if tok.kind == 'unigram' else fast_bpe(tok)
-    steps = [tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse()]
-    if space_first(tok):
-        fast.normalizer = tokenizers.normalizers.Prepend(' ')
-        steps.append(tokenizers.decoders.Strip(' ', 1, 0))
-    fast.decoder = tokenizers.decoders.Sequence(steps)
-    return marked(fast, tok)
-
-def fast_bpe(tok:AnyTokenizer): # a `tokenizers.Tokenizer`
-    "The same pieces and joins for `tokenizers`; ValueError for another kind."
-    import tokenizers
-    pieces = pieces_of(tok, HELD)
-    vocab = {plain(piece): i for i, (piece, _) in enumerate(pieces)}
-    merges = [(plain(left), plain(right)) for left, right in merges_of(pieces)]
-    bpe = tokenizers.models.BPE(vocab, merges, unk_token=SPECIAL[0], byte_fallback=True)
-    return tokenizers.Tokenizer(bpe)
-
-def fast_unigram(tok:Tokenizer): # a `tokenizers.Tokenizer`
-    "The same pieces and probabilities for `tokenizers`; ValueError for another kind."
-    import tokenizers
-    pieces = [(plain(piece), score) for piece, score in pieces_of(tok, HELD)]
-    fast = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, unk_id=0, byte_fallback=True))
-    fast.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(IN_A_NAME), 'isolated')
-    return fast
-
-def fast_bytes(tok:ByteTokenizer): # a `tokenizers.Tokenizer`
-    "The same byte-level tokenizer for `tokenizers`, which has all that it takes."
-    import tokenizers
-    stored = tok.plain()
-    vocab = {piece: i for i, piece in enumerate(stored['vocab'])}
-    merges = [tuple(line.split(' ')) for line in stored['merges']]
-    fast = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges))
-    fast.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    fast.decoder = tokenizers.decoders.ByteLevel()
-    return marked(fast, tok)
-
+# %% ../nbs/61_huggingface.ipynb #06c08cd4
 def marks_of(tok:Tokenizer|ByteTokenizer)->tuple[str, str, str]:
     "The names of the special pieces: unknown, begin, end; one name for all in byte-level ones."
     if isinstance(tok, Tokenizer): return SPECIAL
@@ -124,7 +77,57 @@ def marked(fast, # a `tokenizers.Tokenizer`
     fast.add_special_tokens(names)
     return fast
 
-# %% ../nbs/61_huggingface.ipynb #34de534f
+# %% ../nbs/61_huggingface.ipynb #1e086351
+def plain(piece:str # as SentencePiece writes it
+         )->str:
+    "The piece with real spaces."
+    return piece.replace(SPACE, ' ')
+
+def fast_bpe(tok:AnyTokenizer): # a `tokenizers.Tokenizer`
+    "The same pieces and joins for `tokenizers`; ValueError for another kind."
+    import tokenizers
+    pieces = pieces_of(tok, HELD)
+    vocab = {plain(piece): i for i, (piece, _) in enumerate(pieces)}
+    merges = [(plain(left), plain(right)) for left, right in merges_of(pieces)]
+    bpe = tokenizers.models.BPE(vocab, merges, unk_token=SPECIAL[0], byte_fallback=True)
+    return tokenizers.Tokenizer(bpe)
+
+# %% ../nbs/61_huggingface.ipynb #486ab845
+IN_A_NAME = '(?<=<)(?=(?:unk|s|/s|0x[0-9A-F]{2})>)' # behind the first letter of `<s>` and its like
+
+def fast_unigram(tok:Tokenizer): # a `tokenizers.Tokenizer`
+    "The same pieces and probabilities for `tokenizers`; ValueError for another kind."
+    import tokenizers
+    pieces = [(plain(piece), score) for piece, score in pieces_of(tok, HELD)]
+    fast = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, unk_id=0, byte_fallback=True))
+    fast.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(IN_A_NAME), 'isolated')
+    return fast
+
+# %% ../nbs/61_huggingface.ipynb #0c0d426d
+def fast_bytes(tok:ByteTokenizer): # a `tokenizers.Tokenizer`
+    "The same byte-level tokenizer for `tokenizers`, which has all that it takes."
+    import tokenizers
+    stored = tok.plain()
+    vocab = {piece: i for i, piece in enumerate(stored['vocab'])}
+    merges = [tuple(line.split(' ')) for line in stored['merges']]
+    fast = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges))
+    fast.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.decoder = tokenizers.decoders.ByteLevel()
+    return marked(fast, tok)
+
+def fast_tokenizer(tok:AnyTokenizer): # a `tokenizers.Tokenizer`
+    "The same tokenizer for `tokenizers`; ValueError for one of another kind, ImportError."
+    with extra('export'): import tokenizers
+    if isinstance(tok, ByteTokenizer): return fast_bytes(tok)
+    fast = fast_unigram(tok) if tok.kind == 'unigram' else fast_bpe(tok)
+    steps = [tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse()]
+    if space_first(tok):
+        fast.normalizer = tokenizers.normalizers.Prepend(' ')
+        steps.append(tokenizers.decoders.Strip(' ', 1, 0))
+    fast.decoder = tokenizers.decoders.Sequence(steps)
+    return marked(fast, tok)
+
+# %% ../nbs/61_huggingface.ipynb #ca224b6c
 def hf_config(cfg:ModelConfig, tok:AnyTokenizer)->dict:
     "The shape as `LlamaConfig` has it."
     return {theirs: getattr(cfg, ours) for ours, theirs in FIELDS.items()} | dict(
@@ -156,6 +159,7 @@ def tokenizer_config(cfg:ModelConfig, tok:Tokenizer|ByteTokenizer)->dict:
                 clean_up_tokenization_spaces=False,
                 split_special_tokens=True) # `<s>` in a text is three letters
 
+# %% ../nbs/61_huggingface.ipynb #34de534f
 def write_hf(folder:Path, # which exists
              model:Transformer,
              tok:Tokenizer|ByteTokenizer):
@@ -171,7 +175,7 @@ def write_hf(folder:Path, # which exists
     tensors = {hf_name(name): p for name, p in model.named_parameters()}
     write_tensors(folder/'model.safetensors', tensors, dict(format='pt'))
 
-# %% ../nbs/61_huggingface.ipynb #890edf3b
+# %% ../nbs/61_huggingface.ipynb #00bc5ba6
 DEFAULTS = dict(
     num_key_value_heads=None,
     head_dim=None,
@@ -196,6 +200,7 @@ def refuse_unknown(stored:dict, # fields of a `config.json`
         if stored.get(name, value) != value:
             raise ValueError(f'{name} is {stored[name]!r}; piny reads only {value!r}')
 
+# %% ../nbs/61_huggingface.ipynb #890edf3b
 def piny_config(stored:dict # a `config.json`
                )->ModelConfig:
     "The shape in a `config.json`; ValueError for one that piny has no model for."
@@ -215,10 +220,8 @@ def piny_config(stored:dict # a `config.json`
                          f'hidden_size / num_attention_heads, here {cfg.head_dim}')
     return cfg
 
-# %% ../nbs/61_huggingface.ipynb #beade8ff
+# %% ../nbs/61_huggingface.ipynb #561c8e83
 KIND_READ = 'a byte-pair encoding of plain text with bytes to fall back on'
-OTHER_WAY = 'a tokenizer.model beside it would be read instead'
-SPACE_FIRST = dict(type='Prepend', prepend=' ') # the normaliser of one that puts a space first
 
 def pairs_of(merges # as JSON gave them
             )->list[tuple[str, str]]:
@@ -248,6 +251,10 @@ def pieces_in(bpe:dict # what a `tokenizer.json` has as its `model`
     if sorted(merges) != sorted(implied) or made != [''.join(pair) for pair in implied]:
         raise ValueError('its merges are not those that follow from its pieces')
     return pieces
+
+# %% ../nbs/61_huggingface.ipynb #beade8ff
+OTHER_WAY = 'a tokenizer.model beside it would be read instead'
+SPACE_FIRST = dict(type='Prepend', prepend=' ') # the normaliser of one that puts a space first
 
 def read_tokenizer(folder:Path # with `tokenizer.model` or `tokenizer.json`
                   )->AnyTokenizer:

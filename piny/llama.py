@@ -76,7 +76,7 @@ def proto_of(model:bytes=b''): # a SentencePiece model; empty: a new one
     with extra('export'): from sentencepiece.sentencepiece_model_pb2 import ModelProto
     return ModelProto.FromString(model)
 
-# %% ../nbs/60_llama.ipynb #1653a740
+# %% ../nbs/60_llama.ipynb #bc73ae45
 def model_types(proto # of SentencePiece, a `ModelProto`
                )->dict[str, int]:
     "The number by which SentencePiece knows a kind."
@@ -92,6 +92,7 @@ def space_first(tok:Tokenizer)->bool:
     "Whether the tokenizer puts a space before every text."
     return proto_of(tok.model).normalizer_spec.add_dummy_prefix
 
+# %% ../nbs/60_llama.ipynb #e5045401
 HELD = ('bpe', 'unigram', 'byte_bpe') # kinds of tokenizers that Hugging Face's files and GGUF hold
 
 def pieces_of(tok:AnyTokenizer,
@@ -113,6 +114,7 @@ def pieces_of(tok:AnyTokenizer,
                          'no other program would know of it')
     return [(p.piece, p.score) for p in proto.pieces]
 
+# %% ../nbs/60_llama.ipynb #1653a740
 def tokenizer_of(pieces:list[tuple[str, float]], # piece and score, by id, special ones first
                  space_first:bool=False,         # put a space before every text
                  kind:str='bpe',                 # or 'unigram'

@@ -16,7 +16,7 @@ from .panels import BASELINE, display_name, look, short
 from .plan import GROWTH, lowest, mean_losses
 from .style import STYLE
 
-# %% ../nbs/58_rates.ipynb #ef3a7d41
+# %% ../nbs/58_rates.ipynb #e7f97e73
 @dataclass(frozen=True)
 class Search:
     "The learning rates that a variant was tried at, and what came out."
@@ -37,24 +37,13 @@ class Search:
         "Whether a grid of three rates has grown as far as it may on one side."
         return len(self.means) >= 3 + GROWTH
 
+# %% ../nbs/58_rates.ipynb #ef3a7d41
 def untrained(records:list)->float: # bits per byte
     "The loss of a model that has learned nothing, all tokens being alike to it."
     for r in records:
         if not np.isfinite(end_loss(r)): continue
         return float(np.log(r['config']['model']['vocab_size']) * r['val_bpb'] / r['val_loss'])
     return np.inf
-
-def searches(records:list # dicts as in record.json, of one study
-            )->dict[str, Search]: # by variant, the baseline first; empty in a study without a grid
-    "The search of each variant for its learning rate."
-    records = sorted(with_role(records, 'rate'), key=lambda r: (r['config']['train']['lr'], r['seed']))
-    names = sorted({r['variant'] for r in records}, key=lambda v: (v != 'baseline', v))
-    of = {v: [r for r in records if r['variant'] == v] for v in names}
-    means = {v: mean_losses(its) for v, its in of.items()}
-    common = set.intersection(*map(set, means.values())) if means else set()
-    worst = untrained(records)
-    return {v: Search(v, _runs(its), means[v], lowest(means[v]),
-                      _sensitivity(means[v], common, worst)) for v, its in of.items()}
 
 def _runs(records:list)->dict:
     "Learning rate to the losses of its runs."
@@ -68,6 +57,18 @@ def _sensitivity(means:dict, rates:set, worst:float)->float:
     "How far the loss is above its optimum on these rates; nan where there are none."
     if not rates: return np.nan
     return float(np.mean([min(means[rate], worst) for rate in rates]) - min(min(means.values()), worst))
+
+def searches(records:list # dicts as in record.json, of one study
+            )->dict[str, Search]: # by variant, the baseline first; empty in a study without a grid
+    "The search of each variant for its learning rate."
+    records = sorted(with_role(records, 'rate'), key=lambda r: (r['config']['train']['lr'], r['seed']))
+    names = sorted({r['variant'] for r in records}, key=lambda v: (v != 'baseline', v))
+    of = {v: [r for r in records if r['variant'] == v] for v in names}
+    means = {v: mean_losses(its) for v, its in of.items()}
+    common = set.intersection(*map(set, means.values())) if means else set()
+    worst = untrained(records)
+    return {v: Search(v, _runs(its), means[v], lowest(means[v]),
+                      _sensitivity(means[v], common, worst)) for v, its in of.items()}
 
 # %% ../nbs/58_rates.ipynb #346365b8
 def _ceiling(found:list)->tuple: # bottom and top of the picture
@@ -128,33 +129,7 @@ def rate_line(its:Search)->str:
     if its.means and not np.isfinite(list(its.means.values())).any(): return 'diverged at every rate'
     return 'not all of its runs are there'
 
-# %% ../nbs/58_rates.ipynb #b020052d
-PANEL = 3.3 # width of a panel, in inches
-
-def draw_rates(records:list,   # dicts as in record.json, of one study
-               questions:dict, # to the variants of each
-              ): # matplotlib `Figure`; None where no learning rates were looked for
-    "Loss over learning rate for every variant, a panel a question."
-    found = searches(records)
-    panels = {q: {v: found[v] for v in ('baseline', *variants) if v in found}
-              for q, variants in questions.items()}
-    panels = {q: its for q, its in panels.items() if len(its) > 1}
-    if not panels: return None
-    heights = [max(1.35, .36 * len(its)) for its in panels.values()]
-    text = '\n'.join(wrap(_caption(records, panels), 92))
-    top = .8
-    fig = page(top + sum(heights) + .62 * len(panels), 'Loss over learning rate', _counts(records), text)
-    for (question, its), height in zip(panels.items(), heights):
-        with plt.style.context(STYLE):
-            ax = axes_at(fig, .5, top, PANEL, height)
-            looks = {v: look(i - 1) if i else BASELINE for i, v in enumerate(its)}
-            draw_search(ax, its, looks)
-            ax.set_title(f'{display_name(question)}: validation loss, bits per byte')
-            _legend(ax, its, looks, height)
-        top += height + .62
-    ax.set_xlabel('peak learning rate')
-    return fig
-
+# %% ../nbs/58_rates.ipynb #1c421569
 def _legend(ax, found:dict, looks:dict, height:float):
     "At the right of a panel, for each variant its line, its name, and what it got."
     for i, (v, its) in enumerate(found.items()):
@@ -185,6 +160,33 @@ def _caption(records:list, panels:dict)->str:
         'Sensitivity: how far the loss lies above its lowest on average over the rates that all variants '
         'have tried (one that diverged counts as untrained), bits per byte': True}
     return '. '.join(text for text, drawn in marks.items() if drawn) + '.'
+
+# %% ../nbs/58_rates.ipynb #b020052d
+PANEL = 3.3 # width of a panel, in inches
+
+def draw_rates(records:list,   # dicts as in record.json, of one study
+               questions:dict, # to the variants of each
+              ): # matplotlib `Figure`; None where no learning rates were looked for
+    "Loss over learning rate for every variant, a panel a question."
+    found = searches(records)
+    panels = {q: {v: found[v] for v in ('baseline', *variants) if v in found}
+              for q, variants in questions.items()}
+    panels = {q: its for q, its in panels.items() if len(its) > 1}
+    if not panels: return None
+    heights = [max(1.35, .36 * len(its)) for its in panels.values()]
+    text = '\n'.join(wrap(_caption(records, panels), 92))
+    top = .8
+    fig = page(top + sum(heights) + .62 * len(panels), 'Loss over learning rate', _counts(records), text)
+    for (question, its), height in zip(panels.items(), heights):
+        with plt.style.context(STYLE):
+            ax = axes_at(fig, .5, top, PANEL, height)
+            looks = {v: look(i - 1) if i else BASELINE for i, v in enumerate(its)}
+            draw_search(ax, its, looks)
+            ax.set_title(f'{display_name(question)}: validation loss, bits per byte')
+            _legend(ax, its, looks, height)
+        top += height + .62
+    ax.set_xlabel('peak learning rate')
+    return fig
 
 # %% ../nbs/58_rates.ipynb #b662e949
 def rate_words(found:dict, # variant to `Search`

@@ -174,7 +174,7 @@ def held(path:Path,      # of the lock's file, which is there while somebody hol
         path.unlink(missing_ok=True) # while it is held: who has opened it notices, and makes a new one
         lock.release()
 
-# %% ../nbs/52_study.ipynb #3161c5bd
+# %% ../nbs/52_study.ipynb #869aac2d
 def _agree(then:dict, now:dict, what:str, free:list):
     "Nothing; ValueError with the way out that suits the difference."
     wishes = [f'--{name} {then[key]}' for name in ('precision', 'compile')
@@ -187,6 +187,23 @@ def _agree(then:dict, now:dict, what:str, free:list):
         others = [name for name in ways if name != section]
         must_agree(then, now, what, free=[*free, *others], way_out=way_out)
 
+# %% ../nbs/52_study.ipynb #261e03f5
+def _fitting(study:Study, plan:dict, now:dict)->list[dict]:
+    "What is on record in a study; ValueError if one was made with other settings or under another plan."
+    changes = changes_of(QUESTIONS)
+    records = []
+    for path in sorted(study.folder('results').glob('*/record.json')):
+        if not (record := read_record(path.parent)): continue
+        free = [*FREE['mixing'], *declared(changes.get(record['variant'], {}))]
+        if study.points: free.append('train.lr')
+        _agree(settings_in(record), now, path.parent, free)
+        if record.get('plan') not in (None, plan_hash(plan)):
+            raise ValueError(f'{path.parent} was made under plan {record["plan"]}, and plan.json is '
+                             f'{plan_hash(plan)}: it was changed after that; {OF_ITS_OWN}')
+        records.append(record)
+    return records
+
+# %% ../nbs/52_study.ipynb #3161c5bd
 def plan_on_file(study:Study)->dict|None: # as in plan.json
     "The plan that a study was begun with; None if it has none."
     path = study.folder('results')/'plan.json'
@@ -208,21 +225,6 @@ def begin(study:Study, questions:list[str]=tuple(USUAL))->list[dict]: # what is 
         plan = amended(then, new) if then else new
         records = _fitting(study, plan, now)
         if plan != then: write_text(folder/'plan.json', json.dumps(plan, indent=1))
-    return records
-
-def _fitting(study:Study, plan:dict, now:dict)->list[dict]:
-    "What is on record in a study; ValueError if one was made with other settings or under another plan."
-    changes = changes_of(QUESTIONS)
-    records = []
-    for path in sorted(study.folder('results').glob('*/record.json')):
-        if not (record := read_record(path.parent)): continue
-        free = [*FREE['mixing'], *declared(changes.get(record['variant'], {}))]
-        if study.points: free.append('train.lr')
-        _agree(settings_in(record), now, path.parent, free)
-        if record.get('plan') not in (None, plan_hash(plan)):
-            raise ValueError(f'{path.parent} was made under plan {record["plan"]}, and plan.json is '
-                             f'{plan_hash(plan)}: it was changed after that; {OF_ITS_OWN}')
-        records.append(record)
     return records
 
 # %% ../nbs/52_study.ipynb #c839e070
