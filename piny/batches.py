@@ -12,6 +12,7 @@ from functools import lru_cache
 from itertools import count
 import numpy as np
 import torch
+from .config import FieldError
 from .data import Tokens
 
 # %% ../nbs/16_batches.ipynb #c8ac89fa
@@ -43,8 +44,8 @@ def batch(tokens:Tokens,          # a split of a `Dataset`
     "The batch of a step; ValueError when the data is shorter than a window."
     n = (len(tokens)-1) // seq_len
     if n < 1:
-        raise ValueError(f'the data has {len(tokens):,} tokens, and one window of {seq_len:,} needs '
-                         f'{seq_len+1:,}: give more text or a smaller max_seq_len')
+        raise FieldError(f'the data has {len(tokens):,} tokens, and one window of {seq_len:,} needs '
+                         f'{seq_len+1:,}: give more text or a smaller `max_seq_len`')
     starts = windows(n, seed, step, batch_size)[rows, None] * seq_len # (B, 1)
     at = starts + np.arange(seq_len)                                  # (B, T)
     return torch.as_tensor(tokens.take(at)), torch.as_tensor(tokens.take(at+1))

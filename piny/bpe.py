@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 import numpy as np
 import regex
+from .config import FieldError
 from .files import plain_file, read_json, write_text
 from .tokenizer import check_text, known_ids
 
@@ -354,7 +355,7 @@ def train_bpe(stories:Iterable[str],           # the text to learn from; one str
     words = count_words([stories] if isinstance(stories, str) else stories, special)
     pieces = [bytes([byte]) for byte in range(256)] + [name.encode() for name in special]
     if vocab_size < len(pieces):
-        raise ValueError(f'vocab_size {vocab_size:,} is too small: the 256 bytes and the special pieces make '
+        raise FieldError(f'`vocab_size` {vocab_size:,} is too small: the 256 bytes and the special pieces make '
                          f'{len(pieces):,}; take that or more')
     if not words and vocab_size > len(pieces):
         raise ValueError('no text to learn a tokenizer from: there are no stories, or all are empty')
@@ -364,7 +365,7 @@ def train_bpe(stories:Iterable[str],           # the text to learn from; one str
     while len(pieces) < vocab_size:
         pair = pairs.best()
         if not pair:
-            raise ValueError(f'vocab_size {vocab_size:,} is too large for this text: after {len(pieces):,} '
+            raise FieldError(f'`vocab_size` {vocab_size:,} is too large for this text: after {len(pieces):,} '
                              f'pieces nothing is left to join; take that or less, or give more text')
         pairs.merge(pair)
         merges.append(pair)

@@ -7,8 +7,8 @@ __all__ = ['PRECISIONS', 'COMPILE', 'PRESETS', 'unknown', 'choose', 'FieldError'
            'from_plain', 'Sampling', 'Preset', 'find_root', 'extra']
 
 # %% ../nbs/00_config.ipynb #bbf8f9ec
-import math
-from collections.abc import Iterable, Iterator
+import math, re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -35,13 +35,17 @@ def choose(table:dict, # from name to thing
 
 # %% ../nbs/00_config.ipynb #705813dd
 class FieldError(ValueError):
-    "A field that is out of range: its `name`, and what it `says` of the value."
-    def __init__(self, name:str, says:str):
-        super().__init__(f'{name} {says}')
-        self.name = name
+    "Fields that are out of range, or do not fit each other."
+    def __init__(self, says:str): # a sentence, with the names of fields in backticks
         self.says = says
+        super().__init__(self.naming(str))
 
-    def __reduce__(self): return FieldError, (self.name, self.says)
+    def __reduce__(self): return FieldError, (self.says,)
+
+    def naming(self, name_of:Callable[[str], str] # what a field is called
+              )->str:
+        "The sentence, with other names for the fields."
+        return re.sub(r'`([a-z][\w.]*)`', lambda m: name_of(m[1]), self.says)
 
 def within(of,               # a dataclass, or a dict of values
            names:str,        # of the fields to check, parted by spaces
@@ -60,7 +64,7 @@ def within(of,               # a dataclass, or a dict of values
         is_finite = is_number and -math.inf < value < math.inf
         if is_finite and least <= value <= most and above < value < below: continue
         wanted = ([] if is_finite else ['a finite number']) + [' and '.join(stated)]
-        raise FieldError(name, f'is {value!r}; it has to be {", ".join(filter(None, wanted))}')
+        raise FieldError(f'`{name}` is {value!r}; it has to be {", ".join(filter(None, wanted))}')
 
 # %% ../nbs/00_config.ipynb #1dfc40b3
 @dataclass(frozen=True)
@@ -89,22 +93,22 @@ class ModelConfig:
     def head_dim(self)->int: return self.dim // self.n_heads
 
     def __post_init__(self):
-        "Fill in `n_kv_heads`; FieldError or ValueError for a shape that cannot be built."
+        "Fill in `n_kv_heads`; FieldError for a shape that cannot be built."
         if self.n_kv_heads is None: object.__setattr__(self, 'n_kv_heads', self.n_heads)
         within(self, 'vocab_size dim n_layers n_heads n_kv_heads hidden_dim max_seq_len', least=1)
         within(self, 'norm_eps position_rows', least=0)
         within(self, 'rope_theta', above=0)
         within(self, 'dropout', least=0, below=1)
         if self.dim % self.n_heads:
-            raise ValueError(f'dim {self.dim} does not divide into n_heads {self.n_heads}')
+            raise FieldError(f'`dim` {self.dim} does not divide into `n_heads` {self.n_heads}')
         if self.n_heads % self.n_kv_heads:
-            raise ValueError(f'n_heads {self.n_heads} do not divide into n_kv_heads '
+            raise FieldError(f'`n_heads` {self.n_heads} do not divide into `n_kv_heads` '
                              f'{self.n_kv_heads} groups')
         if 0 < self.position_rows < self.max_seq_len:
-            raise ValueError(f'position_rows {self.position_rows} are fewer than max_seq_len '
+            raise FieldError(f'`position_rows` {self.position_rows} are fewer than `max_seq_len` '
                              f'{self.max_seq_len}')
         if self.max_seq_len * self.head_dim > 2**24: # 131,072 tokens of 128 channels
-            raise ValueError(f'max_seq_len {self.max_seq_len} times head_dim {self.head_dim} is '
+            raise FieldError(f'`max_seq_len` {self.max_seq_len} times `head_dim` {self.head_dim} is '
                              f'over 2**24: too large a table of positions')
 
 # %% ../nbs/00_config.ipynb #50a0d338

@@ -14,7 +14,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from .config import TrainConfig
+from .config import FieldError, TrainConfig
 
 # %% ../nbs/03_machine.ipynb #16dc4bf4
 DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
@@ -73,8 +73,8 @@ def seats(workers:int,           # wanted; 0: as many as there is room for
     if not free: return ['cpu'] * (workers or cores)
     rooms = [(place, gpu) for gpu, n in enumerate(free) for place in range(n // need)]
     if not rooms:
-        raise ValueError(f'a worker needs {need/2**30:.1f} GiB of a GPU, and the one with the most '
-                         f'free has {max(free)/2**30:.1f}: take a smaller model or micro_batch')
+        raise FieldError(f'a worker needs {need/2**30:.1f} GiB of a GPU, and the one with the most '
+                         f'free has {max(free)/2**30:.1f}: take a smaller model or `micro_batch`')
     return [f'cuda:{gpu}' for _, gpu in sorted(rooms)[:workers or cores]]
 
 # %% ../nbs/03_machine.ipynb #04210ae8

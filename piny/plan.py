@@ -46,13 +46,13 @@ def _check_numbers(study:'Study'):
     for name in ('seeds', 'steps', 'workers', 'rates'):
         value = getattr(study, name)
         if type(value) is int: continue
-        raise FieldError(name, f'is {value!r}; it has to be a whole number')
+        raise FieldError(f'`{name}` is {value!r}; it has to be a whole number')
     within(study, 'seeds', least=1)
     within(study, 'seeds', most=ROLES['rate'] // BASELINE_SHARE)
     within(study, 'steps lr workers rates margin', least=0)
     if 0 < study.rates < LEAST_POINTS:
-        raise FieldError('rates', f'is {study.rates}; a best one is seen between two others, '
-                                  'so it has to be 0, or at least 3')
+        raise FieldError(f'`rates` is {study.rates}; a best one is seen between two others, '
+                         'so it has to be 0, or at least 3')
 
 # %% ../nbs/51_plan.ipynb #64182567
 def _others()->list[str]:
@@ -67,8 +67,8 @@ def _check_names(study:'Study'):
     choose(dict.fromkeys(COMPILE), study.compile, 'compile')
     for name in study.fields: choose(dict.fromkeys(_others()), name, 'field')
     if not re.fullmatch(r'\w[\w.-]*', study.name):
-        raise FieldError('study', f'is {study.name!r}; it has to be the name of a folder: '
-                                  'letters, digits, `_`, `-` and `.`')
+        raise FieldError(f'`study` is {study.name!r}; it has to be the name of a folder: '
+                         'letters, digits, `_`, `-` and `.`')
 
 # %% ../nbs/51_plan.ipynb #657a305b
 def _with(preset:Preset, values:dict)->Preset: # name of a field to its value

@@ -8,7 +8,7 @@ __all__ = ['POSITIONS', 'Position', 'LearnedPosition', 'RoPE']
 # %% ../nbs/21_position.ipynb #0ff84758
 import torch
 from torch import nn, Tensor
-from .config import ModelConfig
+from .config import FieldError, ModelConfig
 
 # %% ../nbs/21_position.ipynb #8cc4fad4
 class Position(nn.Module):
@@ -49,8 +49,8 @@ class RoPE(Position):
     def __init__(self, cfg:ModelConfig):
         super().__init__(cfg)
         if cfg.head_dim % 2:
-            raise ValueError(f'RoPE turns pairs: head_dim {cfg.head_dim} '
-                             f'(dim {cfg.dim} / n_heads {cfg.n_heads}) is odd')
+            raise FieldError(f'RoPE turns pairs: `head_dim` {cfg.head_dim} '
+                             f'(`dim` {cfg.dim} / `n_heads` {cfg.n_heads}) is odd')
         pairs = torch.arange(0, cfg.head_dim, 2) / cfg.head_dim   # (Dh/2,)
         theta = 1 / cfg.rope_theta ** pairs                       # rounded as other programs do it
         angle = torch.outer(torch.arange(cfg.max_seq_len), theta) # (T, Dh/2)

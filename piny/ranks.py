@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from torch import nn, Tensor
 from torch.nn.parallel import DistributedDataParallel
+from .config import FieldError
 
 # %% ../nbs/04_ranks.ipynb #27c473fa
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Ranks:
              )->slice:    # those of this rank
         "This rank's part of `n` rows; ValueError if they cannot be shared evenly."
         if n % self.size:
-            raise ValueError(f'batch_size {n} does not divide among {self.size} ranks')
+            raise FieldError(f'`batch_size` {n} does not divide among {self.size} ranks')
         each = n // self.size
         return slice(self.rank * each, (self.rank+1) * each)
 

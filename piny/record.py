@@ -68,7 +68,7 @@ def must_agree(then:dict,      # settings
             raise ValueError(f'{what}: {name} is not known to this version of piny; a newer one '
                              f'has written it')
         short = name if name.startswith('data.') else name.partition('.')[2]
-        raise ValueError(f'{what} was made with {short} {a!r}, and {here} {short} is {b!r}: '
+        raise FieldError(f'{what} was made with `{short}` {a!r}, and {here} `{short}` is {b!r}: '
                          f'{way_out}')
 
 # %% ../nbs/35_record.ipynb #796a8c66

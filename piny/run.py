@@ -19,7 +19,7 @@ from filelock import Timeout
 from pathlib import Path
 from .batches import batch
 from .checkpoint import best, configs_of, load, newest_good, prune, restore, save, set_aside
-from .config import PRESETS, ModelConfig, TrainConfig, choose
+from .config import PRESETS, FieldError, ModelConfig, TrainConfig, choose
 from .data import Dataset
 from .evaluation import Evaluation, subset_size
 from .machine import (best_device, circumstances, decide, loss_scaler, peak_memory,
@@ -157,8 +157,8 @@ def go_on(run:Run, path:Path, state:dict):
     way_out = 'choose another folder, or go on with --precision ' + then.get('decided.precision', '')
     must_agree(then, now, path, free, way_out=way_out)
     if state['step'] > cfg.steps:
-        raise ValueError(f'{path} has taken {state["step"]:,} steps already, '
-                         f'and steps is {cfg.steps:,}')
+        raise FieldError(f'{path} has taken {state["step"]:,} steps already, '
+                         f'and `steps` is {cfg.steps:,}')
     if 'decided.precision' not in then:
         say(f'{path} does not say in which precision it was made: that is not compared')
     torch_then = state.get('versions', {}).get('torch', torch.__version__)

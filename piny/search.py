@@ -36,8 +36,8 @@ def distribution(field:str, # for the message
         between = IntDistribution if kind is int else FloatDistribution
         return between(kind(low), kind(high), log=bool(scale))
     except ValueError:
-        raise FieldError('search', f'says {field}={text}; a range is LOW:HIGH or LOW:HIGH:log, and '
-                                   'choices are parted by commas') from None
+        raise FieldError(f'`search` says {field}={text}; a range is LOW:HIGH or LOW:HIGH:log, and '
+                         'choices are parted by commas') from None
 
 # %% ../nbs/38_search.ipynb #4eddcc18
 HALF = 50  # percent of a trial, where it is looked at

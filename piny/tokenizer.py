@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 import numpy as np
 import sentencepiece as spm
+from .config import FieldError
 from .files import plain_file, whole_file
 
 # %% ../nbs/12_tokenizer.ipynb #32823223
@@ -145,12 +146,12 @@ def train_tokenizer(stories:Iterable[str],  # the text to learn from
     except RuntimeError as e:
         least = re.search(r'required_chars\. \d+ vs (\d+)', str(e))
         if not least: raise
-        raise ValueError(f'vocab_size {vocab_size:,} is too small for this text: its characters, the '
+        raise FieldError(f'`vocab_size` {vocab_size:,} is too small for this text: its characters, the '
                          f'256 bytes and the 3 special pieces make {int(least[1]):,}; take that or '
                          f'more') from None
     tok = Tokenizer(model.getvalue())
     if tok.vocab_size == vocab_size: return tok
-    raise ValueError(f'vocab_size {vocab_size:,} is too large for this text: after {tok.vocab_size:,} '
+    raise FieldError(f'`vocab_size` {vocab_size:,} is too large for this text: after {tok.vocab_size:,} '
                      f'pieces nothing is left to join; take that or less, or give more text')
 
 # %% ../nbs/12_tokenizer.ipynb #32686ac3

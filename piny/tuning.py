@@ -52,10 +52,10 @@ def ranges_of(texts:dict[str, str] # from field to range, as typed
     found = {}
     for name, text in texts.items():
         if name in FIXED:
-            raise FieldError('search', f'names {name}, which is not searched: it follows from the '
-                                       'budget, or is stated')
+            raise FieldError(f'`search` names {name}, which is not searched: it follows from the '
+                             'budget, or is stated')
         if name not in known:
-            raise FieldError('search', f'has an {unknown(name, known, "field")}'.rstrip(';'))
+            raise FieldError(f'`search` has an {unknown(name, known, "field")}'.rstrip(';'))
         kinds = getattr(KINDS[name], '__args__', [KINDS[name]]) # of `int|None` the first
         found[name] = distribution(name, text, kinds[0])
     return found
@@ -102,9 +102,9 @@ class Tuning:
         own = asdict(self.base.model) | asdict(self.base.train)
         for name, within in ranges_of(self.texts).items():
             if has(within, own[name]): continue
-            raise FieldError('search', f'says {name}={self.texts[name]}, and {own[name]}, which the '
-                                       'preset has, is not in there: the first trial is the preset. '
-                                       f'Give {name} another value as an option, or widen the range')
+            raise FieldError(f'`search` says {name}={self.texts[name]}, and {own[name]}, which the '
+                             'preset has, is not in there: the first trial is the preset. '
+                             f'Give `{name}` another value, or widen the range')
         return {name: own[name] for name in self.texts}
 
     def open(self)->Search:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import chunked
 from .bpe import ByteTokenizer, train_bpe
-from .config import choose
+from .config import FieldError, choose
 from .files import read_json, write_text
 from .tokenizer import AnyTokenizer, Tokenizer, known_ids, piece_bytes, train_tokenizer
 
@@ -67,7 +67,7 @@ def most_frequent(tok:AnyTokenizer,
         raise ValueError(f'there are {len(counts):,} counts for {tok.vocab_size:,} pieces: take those of count_pieces')
     always = always_kept(tok)
     if not len(always) <= k <= tok.vocab_size:
-        raise ValueError(f'top_k is {k:,}; it has to be at least {len(always):,}, the bytes and the special pieces, '
+        raise FieldError(f'`top_k` is {k:,}; it has to be at least {len(always):,}, the bytes and the special pieces, '
                          f'and at most {tok.vocab_size:,}, all pieces')
     rest = [i for i in np.argsort(-counts, kind='stable') if i not in always]
     return np.array(sorted([*always, *rest[:k - len(always)]]))

@@ -197,7 +197,7 @@ def test_two_programs_share_a_study(repo, prepared):
 
 def test_a_study_with_other_settings_is_refused(finished):
     code, lines = said(ablate(finished, *TALES, '--lr', '0.5', '--seeds', '3'))
-    assert code == 2 and 'was made with lr 0.01, and now lr is 0.5' in lines[-1]
+    assert code == 2 and 'was made with --lr 0.01, and now --lr is 0.5' in lines[-1]
     assert written(finished) == [], 'nothing is trained'
 
 

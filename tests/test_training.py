@@ -183,7 +183,7 @@ def test_a_rank_without_data_ends_all(data, tmp_path):
 
 
 @pytest.mark.parametrize('option, sentence', [
-    ('--batch-size=7', 'piny_train: batch_size 7 does not divide among 2 ranks'),
+    ('--batch-size=7', 'piny_train: --batch-size 7 does not divide among 2 ranks'),
     ('--bach-size=8', "piny_train: unknown option '--bach-size', did you mean '--batch-size'?")])
 def test_what_is_wrong_on_all_ranks_is_said_once(data, tmp_path, option, sentence):
     code, said = call('--data', data, *SHAPE, option, '--out', tmp_path/'run', how=RANKS)

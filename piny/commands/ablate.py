@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 from .parser import Command, Failed, names_in
-from ..config import ModelConfig, TrainConfig, choose, extra, find_root, unknown
+from ..config import ModelConfig, TrainConfig, choose, extra, find_root, unknown, within
 from ..files import read_json
 from ..plan import RATE_SEEDS, Study, seeds_of, whole
 
@@ -63,7 +63,7 @@ def as_planned(study:Study, given:dict)->Study:
     "The study with what its plan says of seeds, learning rates and margin, where nothing else was typed."
     path = study.folder('results')/'plan.json'
     more = given.get('more_seeds', 0)
-    if more < 0: raise ValueError(f'--more-seeds is {more}; it has to be at least 0')
+    within(dict(more_seeds=more), 'more_seeds', least=0)
     if not path.exists():
         if more: raise ValueError(f'study {study.name!r} has no plan yet; begin it with --seeds')
         return study

@@ -124,6 +124,11 @@ class Command(ArgumentParser):
         known = [option for option in self._option_string_actions if option.startswith('--')]
         self.error(_which(rest[0].split('=')[0], known))
 
+    def typed(self, field:str)->str:
+        "What sets a field: its option, or, where there is none, its name."
+        option = option_of(field)
+        return option if option in self._option_string_actions else field
+
     def error(self, message:str)->NoReturn:
         "End the program for wrong use."
         self.exit(2, f'{self.prog}: {message} (see {self.prog} --help)\n')
@@ -133,10 +138,7 @@ class Command(ArgumentParser):
                )->Iterator[None]:
         "Around the work of a command: errors and Ctrl-C end it with one sentence and a code."
         try: yield
-        except FieldError as e:
-            option = option_of(e.name)
-            name = option if option in self._option_string_actions else e.name
-            self.exit(2, f'{self.prog}: {name} {e.says}\n')
+        except FieldError as e: self.exit(2, f'{self.prog}: {e.naming(self.typed)}\n')
         except BrokenPipeError: # whoever reads has heard enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             self.exit(128 + signal.SIGPIPE)

@@ -51,7 +51,7 @@ def searched(words:list[str]   # as typed after `--search`
             )->dict[str, str]: # from field to range
     "What is to be searched; FieldError for a word without a range."
     for word in words:
-        if '=' not in word: raise FieldError('search', f'is {word!r}; it has to be FIELD=RANGE')
+        if '=' not in word: raise FieldError(f'`search` is {word!r}; it has to be FIELD=RANGE')
     pairs = (word.split('=', 1) for word in words)
     return {name.replace('-', '_'): text for name, text in pairs}
 
@@ -77,7 +77,7 @@ def asked(given:dict): # what `Command.given` returns
     name = preset_name(given['preset'])
     study = given['study'] or f'tune-{name}'
     if not re.fullmatch(r'\w[\w.-]*', study):
-        raise FieldError('study', f'is {study!r}; it has to be the name of a folder')
+        raise FieldError(f'`study` is {study!r}; it has to be the name of a folder')
     if not given['data']:
         raise ValueError('say what to train on: --data NAME, as piny_data made it')
     with extra('tune'): from piny.tuning import Tuning, around
