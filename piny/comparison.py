@@ -158,12 +158,20 @@ def at_shared_rate(records:list # dicts as in record.json, of one study
     return {v: losses[rate] - base[rate] for v, losses in tried.items() if rate in losses}
 
 # %% ../nbs/55_comparison.ipynb #2971ed6f
-COLUMNS = 'study variant role seed lr status n_params flops_per_token tokens val_loss val_bpb seconds key'.split()
+COLUMNS = ('study variant role seed lr status n_params flops_per_token steps tokens '
+           'val_loss val_bpb seconds hardware git_commit key').split()
+
+def _hardware(record:dict)->str|None:
+    "'AMD EPYC, 2 cores'; None where the record does not say."
+    its = record.get('hardware')
+    return its and f"{its['cpu']}, {its['cores']} cores"
 
 def record_table(records:list # dicts as in record.json
                 )->pd.DataFrame:
     "A row for each run: what it was, what it was for, and what came out."
-    rows = [r | dict(lr=r['config']['train']['lr'], role=r.get('role', role_of(r['seed'])))
+    rows = [r | dict(lr=r['config']['train']['lr'],
+                     role=r.get('role', role_of(r['seed'])),
+                     hardware=_hardware(r))
             for r in records]
     return pd.DataFrame([{name: row.get(name) for name in COLUMNS} for row in rows], columns=COLUMNS)
 

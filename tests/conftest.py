@@ -8,7 +8,7 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = 'nbs ablations piny figures settings.ini tools CONTRIBUTING.md CHANGELOG.md'.split()
+PARTS = 'nbs ablations piny figures results settings.ini tools CONTRIBUTING.md CHANGELOG.md'.split()
 
 
 def build(root):
@@ -20,7 +20,7 @@ def build(root):
 
 @pytest.fixture(scope='session')
 def root(tmp_path_factory):
-    "A copy of what the site is made of, with a study that has a figure and no results."
+    "A copy of what the site is made of, with a study that has a figure and no records."
     root = tmp_path_factory.mktemp('docs')
     for part in PARTS:
         if (ROOT/part).is_dir():

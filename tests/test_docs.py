@@ -1,5 +1,6 @@
 "The docs site, built from a copy of the repository: complete, without dead links, and readable without the network."
 import json, re, sys
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -124,6 +125,79 @@ def test_exercises_show_what_is_to_be_written_and_fold_the_solution(site, pages)
     for before, after in zip(parts, parts[1:]):
         assert 'NotImplementedError' in before[before.rindex('<pre'):]
         assert '# your part' in re.sub('<[^>]+>', '', after.partition('</details>')[0])
+
+
+# -- from numbers to runs
+
+ANSWERS = 'answers.html', 'index.html', 'ablations/norm.html', 'ablations/tokenizer.html'
+NUMBER = re.compile(r'(?<![\w.±])[+−]\d\.\d{4}(?!\d)')    # a difference, in a table, a list or a line
+TO_RUNS = re.compile(r'<a href="(?:\.\./)?records/([^"#]+)\.html#(\w+)">([^<]*)</a>')
+MADE_UP = 'findings.html'  # speaks of synthetic studies, too
+
+
+def unlinked(text):
+    "The differences that a page says without a link to runs."
+    text = re.sub(r'<(script|style|svg)\b.*?</\1>|<pre class="sourceCode.*?</pre>', '', text, flags=re.S)
+    return NUMBER.findall(unescape(re.sub(r'<[^>]+>', ' ', TO_RUNS.sub('', text))))
+
+
+def rows(page, variant):
+    "The cells of each run in a variant's table on a page of runs."
+    part = re.split(rf'<h2[^>]*id="{variant}"|<section[^>]*id="{variant}"', page.text)[-1].partition('</table>')[0]
+    for row in re.findall(r'<tr\b.*?</tr>', part, re.S):
+        cells = [re.sub('<[^>]+>', '', cell).strip() for cell in re.findall(r'<td\b.*?</td>', row, re.S)]
+        links = re.findall(r'href="([^"]+record\.json)"', row)
+        if cells: yield cells, links
+
+
+def records_of(root, study):
+    "The records of a study by variant, as they are on file."
+    found = {}
+    for path in sorted((root/'results'/study).glob('*/record.json')):
+        record = json.loads(path.read_text(encoding='utf-8'))
+        found.setdefault(record['variant'], {})[path.relative_to(root).as_posix()] = record
+    return found
+
+
+def test_each_number_of_the_answers_leads_to_runs(site, pages):
+    for name in ANSWERS:
+        assert TO_RUNS.search(pages[site/name].text), name
+        assert not unlinked(pages[site/name].text), name
+    assert TO_RUNS.search(pages[site/MADE_UP].text)
+    assert unlinked(pages[site/MADE_UP].text)  # what no run gave has no link
+
+
+def test_a_number_without_a_link_is_found():
+    row = '<tr><th>gelu</th><td>{}</td></tr>'
+    said = '+0.0210 [+0.0100, +0.0320]'
+    assert unlinked(row.format(said)) == ['+0.0210', '+0.0100', '+0.0320']
+    assert not unlinked(row.format(f'<a href="records/a.html#gelu">{said}</a>'))
+    assert not unlinked(row.format('equal within ±0.0150'))
+
+
+def test_a_difference_leads_to_the_variant_it_is_of(site, root, pages):
+    "Its sign and size are those of the means of the runs that it leads to."
+    for study, variant, words in TO_RUNS.findall(pages[site/'answers.html'].text):
+        whole = re.fullmatch(r'([+−]\d\.\d+) \[.*\]', words)
+        if not whole: continue
+        def mean(of, role):
+            runs = [r for r in records_of(root, study)[of].values() if r['role'] == role and r['val_bpb']]
+            return sum(r['val_bpb'] for r in runs) / len(runs)
+        ours = mean(variant, 'again' if variant == 'again' else 'verdict')
+        assert abs(float(whole[1].replace('−', '-')) - (ours - mean('baseline', 'verdict'))) < .002, (study, variant)
+
+
+def test_each_run_has_a_row_with_its_losses(root, site, pages):
+    studies = sorted((site/'records').glob('*.html'))
+    assert {'grammar-tokenizer', 'tinystories-250k'} <= {path.stem for path in studies}
+    for path in studies:
+        for variant, records in records_of(root, path.stem).items():
+            shown = {links[0].partition('/blob/main/')[2]: cells for cells, links in rows(pages[path], variant)}
+            assert set(shown) == set(records), (path.stem, variant)
+            for name, record in records.items():
+                losses = ['' if x is None else f'{x:.4f}' for x in (record['val_loss'], record['val_bpb'])]
+                assert shown[name][3:5] == losses, name
+                assert shown[name][1] == str(record['seed'])
 
 
 # -- building

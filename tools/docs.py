@@ -14,6 +14,8 @@ from contents import ROOT, head, pages, sidebar
 from execnb.nbio import mk_cell, read_nb, write_nb
 from links import LINK, SVG_LINK, on_the_web, target
 from PIL import Image
+from records import findings, linked, page_of, recorded
+from records import pages as record_pages
 from reference import pages as reference_pages
 from nbdev.config import get_config
 from nbdev.doclinks import NbdevLookup
@@ -35,7 +37,7 @@ PROC, DOCS = ROOT/'_proc', ROOT/'_docs'
 
 # folders that are copied to the site as they are, for what pages load: from where in the repository, to where
 STATIC = {'nbs/static': 'static', 'piny/web': 'web'}
-REFERENCE = '      - section: Reference\n        contents:\n'  # last of the sidebar, made at each build
+MADE = dict(Records=record_pages, Reference=reference_pages)  # last of the sidebar, made at each build
 RAW_LINK = re.compile(r'((?:href|src)=")(?!\w+:|[#/])([^"#]+)')  # a link or a script of a Markdown cell's HTML
 
 
@@ -69,12 +71,18 @@ def sources():
 # -- links
 
 def on_the_site(path, page):
-    "Where `page` finds a file of the repository; a figure is copied to the site when it is first linked."
-    if path.startswith('figures/') and (ROOT/path).is_file():
+    "Where `page` finds a file of the repository, or what shows it; a figure is copied when it is first linked."
+    if page_of(path): path = page_of(path)
+    elif path.startswith('figures/') and (ROOT/path).is_file():
         (PROC/path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT/path, PROC/path)
     elif path not in sources() and site_path(path).partition('/')[0] not in STATIC.values(): return on_the_web(path)
     return posixpath.relpath(site_path(path), posixpath.dirname(site_path(page)) or '.')
+
+
+def to_runs(text, page):
+    "`text` of `page`, the numbers of studies leading to their runs."
+    return linked(text, lambda study: on_the_site(f'results/{study}', page).replace('.md', '.html'))
 
 
 def site_links(text, page):
@@ -102,7 +110,7 @@ def title_of(path):
 def order():
     "From each page, seen from the root, to its title, in the order of the sidebar."
     written = {path.relative_to(ROOT).as_posix(): title_of(path) for path in pages()}
-    return written | {page: title for page, (title, _) in reference_pages().items()}
+    return written | {page: title for page, (title, _) in made_pages().items()}
 
 
 def way(page):
@@ -190,10 +198,16 @@ def write_md(dest, page, text):
     dest.write_text(text, encoding='utf-8')
 
 
-def add_reference():
-    "The pages that are made of the modules themselves."
-    (PROC/'reference').mkdir(exist_ok=True)
-    for page, (_, text) in reference_pages().items(): write_md(PROC/page, page, text)
+def made_pages():
+    "The pages that are made of records and of the modules: from the place of each to its title and its Markdown."
+    return {page: its for made in MADE.values() for page, its in made().items()}
+
+
+def add_made():
+    "Write the pages that no one has written."
+    for page, (_, text) in made_pages().items():
+        (PROC/page).parent.mkdir(exist_ok=True)
+        write_md(PROC/page, page, text)
 
 
 FEWER = '''## What would fewer seeds have told you?
@@ -202,29 +216,10 @@ Each study computed anew in this page, from the first seeds alone ([how](../nbs/
 '''
 SEEDS = '''### Of {study}
 
+From the losses of [its runs](../results/{study}):
+
 <div data-piny="seeds" data-study="{study}"></div>
 '''
-
-
-RECORDS = '''## Where the numbers come from
-
-From the records of runs, and from nothing else. Each run of a study has left a folder, and a row in its table:
-
-'''
-
-
-@cache
-def recorded():
-    "From each study that has runs to their records."
-    folders = sorted({path.parent.parent for path in ROOT.glob('results/*/*/record.json')})
-    return {folder.name: load_records(folder) for folder in folders}
-
-
-def records_list():
-    "Where the records of each study are, and its table."
-    for study, records in recorded().items():
-        table = f'<a href="../piny/web/{study}-runs.csv">table</a>'
-        yield f'- [{study}](../results/{study}): {len(records)} runs, {table}'
 
 
 @cache
@@ -239,17 +234,31 @@ def seeded():
 
 
 def beside(source):
-    "What ends a page of answers: fewer seeds, where its records are, and variants that tell stories."
+    "What ends a page of answers or of a question: fewer seeds, verdicts, and variants that tell stories."
     script = '<script src="../piny/web/widgets.js"></script>'
     if source.endswith('_answers.ipynb'):
         if seeded(): yield FEWER
         for study in seeded(): yield SEEDS.format(study=study) + script
-        if recorded(): yield RECORDS + '\n'.join(records_list())
     question = source.removeprefix('ablations/').removesuffix('.ipynb')
     if question not in QUESTIONS: return
+    for study in recorded():
+        if question not in findings(study): continue
+        said, *_ = findings(study)[question].words().split('\n\n')
+        yield f'## What the study {study} found\n\n{said}'
     for study, kept in kept_models(ROOT/'results').items():
         widget = pair(study, [v for v in kept if v == 'baseline' or v in QUESTIONS[question]])
         if widget: yield f'## In their own words: {study}\n\n{widget}\n{script}'
+
+
+def with_links(output, page):
+    "An output, with links to pages, and from the numbers of studies to their runs; a printed line with one is HTML."
+    data = output.get('data', {})
+    if md := data.get('text/markdown'): data['text/markdown'] = to_runs(site_links(''.join(md), page), page)
+    if table := data.get('text/html'): data['text/html'] = to_runs(''.join(table), page)
+    printed = html.escape(''.join(output.get('text', ''))).rstrip()
+    if printed == to_runs(printed, page): return output
+    shown = {'text/html': f'<pre><code>{to_runs(printed, page)}</code></pre>'}
+    return dict(output_type='display_data', metadata={}, data=shown)
 
 
 def add_page(source):
@@ -269,10 +278,10 @@ def add_page(source):
             cell.source = site_links(cell.source, source)
         if 'outputs' in cell: cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']  # progress bars
         describe(cell, words)
+        if 'outputs' in cell: cell.outputs = [with_links(output, source) for output in cell.outputs]
         for data in (o['data'] for o in cell.get('outputs', []) if 'data' in o):
-            if md := data.get('text/markdown'): data['text/markdown'] = site_links(''.join(md), source)
             if svg := data.get('image/svg+xml'): data['image/svg+xml'] = picture_links(''.join(svg), source)
-    nb.cells += [mk_cell(site_links(text, source), 'markdown') for text in beside(source)]
+    nb.cells += [mk_cell(to_runs(site_links(text, source), source), 'markdown') for text in beside(source)]
     nb.cells.insert(1, mk_cell(way(source), 'markdown'))
     write_nb(nb, dest)
 
@@ -378,12 +387,14 @@ def site(changed=None):
         shutil.rmtree(PROC, ignore_errors=True)
         shutil.copytree(ROOT/'nbs', PROC, ignore=shutil.ignore_patterns('*.ipynb', '.*'))
         contents = re.sub(r'\S+\.(ipynb|md)', lambda m: site_path(m[0]), sidebar())
-        contents += ''.join([REFERENCE, *(f'          - {page}\n' for page in reference_pages())])
+        for section, made in MADE.items():
+            if made(): contents += f'      - section: {section}\n        contents:\n'
+            contents += ''.join(f'          - {page}\n' for page in made())
         (PROC/'sidebar.yml').write_text(contents, encoding='utf-8')
         changed = sources()
         order.cache_clear()
     for source in changed: add_page(source)
-    add_reference()
+    add_made()
     render()
     shutil.rmtree(DOCS, ignore_errors=True)
     os.replace(PROC/'_docs', DOCS)
