@@ -150,7 +150,7 @@ def hire(place:str, # 'cpu', or the GPU that it has to itself or shares: 'cuda:0
     finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return worker
 
-# %% ../nbs/53_sweep.ipynb #607e1d1d
+# %% ../nbs/53_sweep.ipynb #3bc7218c
 def _outcome(job:Job)->str:
     "What came of a run that has settled, in short."
     if not (record := read_record(job.folder)): return f'{_name(job)} failed'
@@ -169,6 +169,7 @@ def _obituary(worker:mp.Process, job:Job|None)->str:
     if code != -signal.SIGKILL: return words
     return f'{words}: the system does that when memory runs out, and fewer --workers need less'
 
+# %% ../nbs/53_sweep.ipynb #607e1d1d
 class Watch:
     "The runs of a study as they are seen from outside: how far they are, and who was making which."
     def __init__(self, study:Study, questions:list[str]):

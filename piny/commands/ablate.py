@@ -90,7 +90,7 @@ def asked(given:dict # what `Command.given` returns
         notebook(question)
     return as_planned(study, given), questions
 
-# %% ../../nbs/commands/ablate.ipynb #2237802f
+# %% ../../nbs/commands/ablate.ipynb #eb172efa
 SPREAD = .007 # bits per byte, of a run whose variant and seed are known
 
 def reach(variants:list[str], # without the baseline
@@ -107,13 +107,13 @@ def reach(variants:list[str], # without the baseline
     c = dunnett(fit.correlations, fit.design.dof)
     return c * error, float((c + POWER) * error)
 
-def dry_run(study:Study, questions:list[str])->str:
-    "What a plan costs, what it can see, and which verdicts it cannot come to."
-    from piny.ablation import variant, variants_of
+# %% ../../nbs/commands/ablate.ipynb #8b5a03f5
+def _costs(study:Study, changes:dict)->list[str]: # variant to what differs, the baseline among them
+    "Runs, tokens, FLOPs and minutes of a plan."
+    from piny.ablation import variant
     from piny.model import flops_per_token
     from piny.study import with_its_steps
     from piny.sweep import pace
-    changes = {v: change for question in questions for v, change in variants_of(question).items()}
     runs = {v: len(seeds_of(v, study.seeds)) for v in [*changes, 'again']}
     search = {v: study.points * RATE_SEEDS for v in changes if not study.known_rate(v)}
     tokens = flops = 0
@@ -133,15 +133,27 @@ def dry_run(study:Study, questions:list[str])->str:
         together = alone / (study.workers or os.cpu_count())
         lines += [f'  about {alone:,.0f} minutes of one worker at {speed:,.0f} tokens a second, as measured '
                   f'here just now; {together:,.0f} minutes with all']
-    others = [v for v in changes if v != 'baseline']
-    if not others: return '\n'.join(lines)
-    half, visible = reach(others, study.seeds)
-    if half != half: return '\n'.join([*lines, 'one seed has no spread: no verdict is in reach'])
-    lines += [f'with a spread of {SPREAD:g} bits per byte: intervals of ±{half:.4f}, '
-              f'smallest difference seen in 8 of 10 studies {visible:.4f}']
+    return lines
+
+# %% ../../nbs/commands/ablate.ipynb #2237802f
+def _in_reach(study:Study, variants:list[str])->list[str]: # without the baseline
+    "What a plan can see, and which verdicts it cannot come to."
+    half, visible = reach(variants, study.seeds)
+    if half != half: return ['one seed has no spread: no verdict is in reach']
+    lines = [f'with a spread of {SPREAD:g} bits per byte: intervals of ±{half:.4f}, '
+             f'smallest difference seen in 8 of 10 studies {visible:.4f}']
     if half >= study.margin:
         lines += [f'out of reach: equal within ±{study.margin:g}, which needs more seeds']
     if not study.points: lines += ['one learning rate for all variants: a verdict holds at that rate']
+    return lines
+
+def dry_run(study:Study, questions:list[str])->str:
+    "What a plan costs, what it can see, and which verdicts it cannot come to."
+    from piny.ablation import variants_of
+    changes = {v: change for question in questions for v, change in variants_of(question).items()}
+    others = [v for v in changes if v != 'baseline']
+    lines = _costs(study, changes)
+    if others: lines += _in_reach(study, others)
     return '\n'.join(lines)
 
 # %% ../../nbs/commands/ablate.ipynb #50feb033
