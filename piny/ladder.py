@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIZE', 'BUDGET', 'MACHINE', 'PANEL', 'Rung', 'rung', 'ladder', 'told_apart', 'Decision', 'decisions', 'draw_ladder',
-           'save_ladder']
+           'save_ladder', 'ladder_words']
 
 # %% ../nbs/71_ladder.ipynb #88105e4a
 import matplotlib.pyplot as plt
@@ -265,3 +265,16 @@ def save_ladder(studies:list, # of lists of records
     rungs = ladder(studies)
     dearest = max(rungs, key=lambda r: r.flops)
     return save_figure(draw_ladder(rungs), Path(folder)/dearest.name/'ladder')
+
+# %% ../nbs/71_ladder.ipynb #d61bb29e
+def ladder_words(rungs:list # of `Rung`, from `ladder`
+                )->str:     # Markdown
+    "How often the cheapest study orders variants as the dearest does, and what it decided in vain."
+    cheap, dear = (f(rungs, key=lambda r: r.flops) for f in (min, max))
+    every, clear = decisions(cheap.losses, dear.losses)
+    said = f'With {_name(cheap)} the same of two variants is ahead as with {_name(dear)} in {every}'
+    if clear: said += f', of those that the dearer study tells apart in {clear}'
+    both = [(v, its.verdict, dear.compared[v].verdict) for v, its in cheap.compared.items() if v in dear.compared]
+    turned = [f'`{v}` (*{first}*, then *{then}*)' for v, first, then in both
+              if first != then and first != 'cannot tell apart']
+    return f'{said}. Verdicts that did not hold: {", ".join(turned) or "none"}.'
