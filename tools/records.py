@@ -10,6 +10,8 @@ from links import on_the_web
 from nbdev.config import get_config
 from piny.ablation import QUESTIONS
 from piny.comparison import folder_name, record_table, signed
+from piny.cost import cost_table, curve, load_studies, of_other_budgets
+from piny.files import read_json
 from piny.findings import all_findings, sentence
 from piny.panels import display_name
 from piny.record import load_records
@@ -121,6 +123,16 @@ def tokens():
 
 
 @cache
+def at_equal_seconds(study):
+    "From each variant of a study that was timed to its difference at equal seconds, as it is written."
+    timing = ROOT/'results'/study/'cost.json'
+    if not timing.exists(): return {}
+    records = recorded()[study]
+    budgets = curve(of_other_budgets(records, load_studies()))
+    return cost_table(records, read_json(timing), budgets)['at equal seconds'].to_dict()
+
+
+@cache
 def given(study):
     "From each variant of a study to the numbers that its runs gave, as they are written."
     found = {}
@@ -131,6 +143,7 @@ def given(study):
         for v, line in its.table().iterrows():
             rates = {f'{r["config"]["train"]["lr"]:g}' for r in its.runs[v].values()}
             found[v] = found.get(v, set()) | rates | {number(line['nats/token']), number(line['bits/byte'])}
+    for v, difference in at_equal_seconds(study).items(): found[v].add(difference)
     return found
 
 
