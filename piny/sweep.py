@@ -17,6 +17,7 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from importlib.metadata import version
 from itertools import islice
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 from statistics import median
@@ -145,6 +146,7 @@ def hire(place:str, # 'cpu', or the GPU that it has to itself or shares: 'cuda:0
         )->mp.Process:
     "Start a worker."
     worker = mp.get_context('spawn').Process(target=_worker, args=(place, *work))
+    resource_tracker.ensure_running() # starts before the first worker, and lets the signal through
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) # a child inherits what is blocked
     try: worker.start()
     finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
