@@ -117,7 +117,7 @@ def test_what_each_cut_takes_is_said(opened):
     opened.get_by_role('button', name='One word').click()
     slide(opened, 'top-p', 1)
     slide(opened, 'top-k', 2)
-    opened.wait_for_function("document.querySelectorAll('.piny-by')[2].textContent === 'top-k'")
+    opened.wait_for_function("document.querySelectorAll('.piny-by')[2]?.textContent === 'top-k'")
     assert opened.locator('.piny-by').all_text_contents()[:2] == ['', '']
     assert 'top-k takes 2,046 of 2,048 tokens' in opened.locator('.piny-panels').text_content()
     slide(opened, 'top-k', 0)
