@@ -11,11 +11,16 @@ ROOT = Path(__file__).resolve().parent.parent
 PARTS = 'nbs ablations piny figures results settings.ini tools CONTRIBUTING.md CHANGELOG.md'.split()
 
 
-def build(root):
-    "Build the site of a copy, as where Quarto is not installed."
-    without_quarto = [p for p in os.environ['PATH'].split(os.pathsep) if not (Path(p)/'quarto').exists()]
-    env = dict(os.environ, PATH=os.pathsep.join(without_quarto), PYTHONPATH=str(root), OMP_NUM_THREADS='1')
-    return subprocess.run([sys.executable, 'tools/docs.py'], cwd=root, env=env, capture_output=True, text=True)
+def without_quarto():
+    "The folders of programs but for those that hold Quarto."
+    return [p for p in os.environ['PATH'].split(os.pathsep) if not (Path(p)/'quarto').exists()]
+
+
+def build(root, command=(sys.executable, 'tools/docs.py'), programs=()):
+    "Build the site of a copy, with the programs of these folders, as where Quarto is not installed."
+    path = os.pathsep.join([*map(str, programs), *without_quarto()])
+    env = dict(os.environ, PATH=path, PYTHONPATH=str(root), OMP_NUM_THREADS='1')
+    return subprocess.run(command, cwd=root, env=env, capture_output=True, text=True)
 
 
 @pytest.fixture(scope='session')

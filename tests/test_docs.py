@@ -1,5 +1,5 @@
 "The docs site, built from a copy of the repository: complete, without dead links, and readable without the network."
-import json, re, sys
+import json, re, shutil, sys
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -255,3 +255,38 @@ def test_the_reference_has_every_public_name(site, pages):
     for p in MODULES:
         for name in reference.names(p.read_text(encoding='utf-8')):
             assert f'>{name.name}<' in shown or f'>{name.name} ' in shown, f'{p.name}: {name.name}'
+
+
+# -- with Quarto
+
+QUARTO = f'''#!{sys.executable}
+"In the place of Quarto, which reads the order of the pages anew once it has run the script before rendering."
+import subprocess, sys
+from smalldocs.cli import main
+if sys.argv[1] == 'render':
+    subprocess.run([sys.executable, '../tools/pages.py'], check=True)
+    sys.exit(main(['render', '.']))
+'''
+
+
+def all_but(*kept):
+    "For `shutil.copytree`: leaves out records, what was built, and all notebooks but these."
+    def ignored(folder, names):
+        more = {'_docs', '_proc', 'results'} & set(names)
+        return more | {name for name in names if name.endswith('.ipynb') and Path(name).stem not in kept}
+    return ignored
+
+
+def test_nbdev_docs_makes_the_pages_and_what_they_load(root, tmp_path):
+    quarto = tmp_path/'bin'/'quarto'
+    quarto.parent.mkdir()
+    quarto.write_text(QUARTO)
+    quarto.chmod(0o755)
+    few = tmp_path/'repository'
+    shutil.copytree(root, few, ignore=all_but('index', '20_norm', '79_answers', 'position'))
+    programs = Path(sys.executable).parent
+    done = build(few, [programs/'nbdev_docs'], [quarto.parent, programs])
+    assert done.returncode == 0, done.stderr
+    for name in 'index.html', 'norm.html', 'ablations/position.html', 'web/engine.js', 'web/stories-1m.js':
+        assert (few/'_docs'/name).is_file(), name
+    assert 'class="way"' in (few/'_docs'/'norm.html').read_text(encoding='utf-8')

@@ -163,7 +163,7 @@ def test_a_new_variant_is_shown_where_it_has_not_run(copy):
     page.write_text(after, encoding='utf-8')
     run('nbdev_export', copy)
     run('python tools/readme.py', copy)
-    run('python tools/docs.py', copy)
+    run('python tools/pages.py', copy)
     readme = (copy/'README.md').read_text(encoding='utf-8')
     assert 'LayerNorm, bare, no norm |' in readme
     assert '`bare`' in readme
