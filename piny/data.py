@@ -229,6 +229,7 @@ def check_digests(folder:Path, digests:dict): # from the name of a file to its s
         if found.hexdigest() == digest: continue
         raise ValueError(f'{folder/name} is damaged, its digest is not the one in meta.json: {AGAIN}')
 
+# %% ../nbs/15_data.ipynb #7747581f
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     "Both splits of a corpus as tokens, open on disk."

@@ -26,6 +26,7 @@ def event_writer(folder:Path):
                          'pip install tensorboard') from None
     return SummaryWriter(folder)
 
+# %% ../nbs/37_display.ipynb #3d17a067
 class Display:
     "Shows how a run goes on, step by step; on the first rank only."
     def __init__(self, model_cfg:ModelConfig, cfg:TrainConfig, ranks:Ranks=Ranks(),
@@ -69,6 +70,7 @@ class Display:
         for thing in (self.bar, self.writer):
             if thing: thing.close()
 
+# %% ../nbs/37_display.ipynb #3728d299
 def evaluation_line(line:dict, # of the metrics
                     steps:int, # of the whole run
                    )->str:

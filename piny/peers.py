@@ -64,6 +64,7 @@ def piny_training(cfg:ModelConfig, x, y, precision:str, compiled:bool)->Callable
     total = NextTokenLoss(model, compiled)
     return training_step(model, opt, lambda: total(x, y) / y.numel(), precision)
 
+# %% ../nbs/66_peers.ipynb #62eb1637
 def training_peers(cfg:ModelConfig,
                    batch_size:int, # sequences of `max_seq_len` tokens
                   )->dict[str, Callable]: # makers of a training step, by the program's name

@@ -24,7 +24,7 @@ from .data import Dataset
 from .evaluation import Evaluation, subset_size
 from .machine import (best_device, circumstances, decide, loss_scaler, peak_memory,
                           reset_peak_memory)
-from .ranks import Ranks
+from .ranks import Ranks, agree, together
 from .files import lock_of, make_folder, read_json, whole_file, write_text, written_whole
 from .loop import Progress, train
 from .model import BLOCKS, Transformer, flops_per_token, n_params
@@ -69,8 +69,8 @@ def claimed(folder:Path,
         me = dict(pid=os.getpid(), host=socket.gethostname(), since=the_time())
         write_text(folder/HOLDER, json.dumps(me))
     try:
-        ranks.together(claim)
-        ranks.agree({f'{folder}, which has to be on a disk that all ranks see': holder(folder)})
+        together(ranks, claim)
+        agree(ranks, {f'{folder}, which has to be on a disk that all ranks see': holder(folder)})
         yield
     finally:
         if lock.is_locked:
@@ -278,13 +278,13 @@ def run(model_cfg:ModelConfig,
        )->tuple[Transformer, dict|None]: # the trained model; the record, None if it was stopped
     "Train a model and leave a record; ValueError for what does not fit, OSError for what cannot be written."
     folder = Path(folder)
-    ranks.together(lambda: check(model_cfg, cfg, data, ranks))
+    together(ranks, lambda: check(model_cfg, cfg, data, ranks))
     with claimed(folder, ranks) if keep else nullcontext():
-        now = ranks.together(lambda: begin(model_cfg, cfg, data, folder, ranks, keep, init))
-        ranks.agree(circumstances()['versions'] | now.settings() | dict(checkpoint=now.source))
+        now = together(ranks, lambda: begin(model_cfg, cfg, data, folder, ranks, keep, init))
+        agree(ranks, circumstances()['versions'] | now.settings() | dict(checkpoint=now.source))
         done = read_record(folder) if keep and now.at.step == cfg.steps else None
         if done and done['steps'] == cfg.steps: return now.model, done
-        ranks.together(lambda: prepare_folder(now, about, order, keep))
+        together(ranks, lambda: prepare_folder(now, about, order, keep))
         for result in train(now.model, now.opt, now.scaler, now.decided, data, now.at, ranks,
                             save_every):
             if result: note(now, result)

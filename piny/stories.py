@@ -117,6 +117,7 @@ def run_hashes(words:list[str], # a text
     for k in range(n): out = out*6364136223846793005 + at[k:k+len(out)] # as a number to that base, modulo 2**64
     return out
 
+# %% ../nbs/11_stories.ipynb #1def65f6
 class Repeats:
     "Counts the validation stories that stand in a training text as it passes by."
     def __init__(self, valid:Iterable[str]): # read once
@@ -160,6 +161,7 @@ class Repeats:
         whole = np.array([whole in self.met for whole in self.wholes])
         return int((whole | (self.shares() >= .5)).sum())
 
+# %% ../nbs/11_stories.ipynb #68f3b11f
 def repeats(train:Iterable[str], valid:Iterable[str])->int:
     "How many validation stories stand in the training text."
     found = Repeats(valid)

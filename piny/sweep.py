@@ -374,6 +374,7 @@ def status(study:Study, questions:list[str])->tuple[dict[str, int], list[str]]:
              for v in without_rate(study, questions)]
     return counts, lines + open_
 
+# %% ../nbs/53_sweep.ipynb #b55d7d37
 def hours_left(study:Study, questions:list[str])->float: # of one worker; nan while no run is on record
     "Time that the missing runs take, at the median pace of those that are on record."
     every = all_jobs(study, questions)

@@ -69,6 +69,7 @@ def known_ids(ids:Iterable[int],
         if not 0 <= i < vocab_size: raise ValueError(f'{i} is no id; there are {vocab_size:,} pieces')
     return ids
 
+# %% ../nbs/12_tokenizer.ipynb #80ce61d3
 class Tokenizer:
     "Text to token ids and back, without loss: a model of SentencePiece."
     threads = True

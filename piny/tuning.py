@@ -299,6 +299,7 @@ def by_field(found:Found)->plt.Figure:
                   x=0, ha='left', fontsize=8, color='0.4')
     return fig
 
+# %% ../nbs/39_tuning.ipynb #3612806a
 def _limits(found:Found)->tuple[float, float]:
     finished = sorted(line['loss'] for line in found.trials if line['loss'] is not None)
     checked = [line['loss'] for line in found.checks if line['loss'] is not None]

@@ -181,15 +181,16 @@ def trained(order:dict,  # as in run.json
     from piny.display import Display
     from piny.machine import best_device, circumstances
     from piny.model import n_params
+    from piny.ranks import together
     from piny.run import check, run
     model_cfg, cfg = ModelConfig(**order['model']), TrainConfig(**order['train'])
-    data = ranks.together(lambda: Dataset.open(order['data']))
-    ranks.together(lambda: check(model_cfg, cfg, data, ranks))
+    data = together(ranks, lambda: Dataset.open(order['data']))
+    together(ranks, lambda: check(model_cfg, cfg, data, ranks))
     ranks.say(f'{n_params(model_cfg):,} parameters, {len(data.train):,} tokens in {data.folder}, '
               f'{ranks.size} rank{"s" * (ranks.size > 1)} on {best_device(ranks.local).type}')
     if note := other_kind(order, data.tokenizer): ranks.say(note)
     events = out/'tensorboard' if order['tensorboard'] else None
-    display = ranks.together(lambda: Display(model_cfg, cfg, ranks, events))
+    display = together(ranks, lambda: Display(model_cfg, cfg, ranks, events))
     def on_step(at):
         display(at)
         return bool(came)
