@@ -14,7 +14,7 @@ from itertools import islice
 from torch import nn, Tensor
 from .config import COMPILE, PRECISIONS, Sampling, choose
 from .generation import continue_all, next_logits
-from .machine import DTYPES, best_precision
+from .machine import DTYPES, has_bf16
 from .model import Transformer, n_elements
 
 # %% ../nbs/41_compiled.ipynb #6cf79ca7
@@ -42,7 +42,8 @@ def precision_for(model:Transformer,
     "What `auto` is: bf16 where it is multiplied and the model is large; ValueError for no precision."
     choose(dict.fromkeys(PRECISIONS), precision, 'precision')
     if precision != 'auto': return precision
-    return best_precision(model.embedding.weight.device) if n_elements(model) >= LARGE else 'fp32'
+    gains = n_elements(model) >= LARGE and has_bf16(model.embedding.weight.device)
+    return 'bf16' if gains else 'fp32'
 
 def in_precision(model:Transformer,
                  precision:str,    # a name in `DTYPES`

@@ -23,7 +23,7 @@ from .generation import continue_all, next_logits
 from .grammar import grammar_stories
 from .huggingface import hf_llama, hf_name
 from .loss import NextTokenLoss
-from .machine import (DTYPES, autocast, best_device, best_precision, peak_memory,
+from .machine import (DTYPES, autocast, best_device, best_precision, has_bf16, peak_memory,
                           reset_peak_memory)
 from .model import Transformer, flops_per_token, n_params
 from .optimizer import make_optimizer
@@ -246,7 +246,7 @@ def generation_peers(cfg:ModelConfig)->dict[str, Callable]: # (stories, tokens o
     weights = {hf_name(name): p for name, p in model.named_parameters()}
     theirs.load_state_dict(weights, strict=False) # the tied output layer has no name of its own
     peers = {}
-    for precision in precisions():
+    for precision in ['fp32', 'bf16'] if has_bf16(device) else ['fp32']:
         other = deepcopy(theirs).to(DTYPES[precision])
         ours = in_precision(model, precision)
         plain = in_precision(model, precision, packed=False) # a compiler sees the layout it knows

@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from .machine import best_device
+from .machine import best_device, best_precision
 
 # %% ../nbs/64_timing.ipynb #c90a290b
 def take_turns(peers:dict[str, Callable[[], object]], # what to run, by name
@@ -68,5 +68,5 @@ def machine_kind()->str: # a name for a file
     if device.type == 'cuda':
         return re.sub(r'\W+', '_', torch.cuda.get_device_name(device)).lower()
     if torch.cpu._is_amx_tile_supported(): return 'amx'
-    if torch.cpu._is_avx512_bf16_supported(): return 'avx512_bf16'
+    if best_precision(device) == 'bf16': return 'avx512_bf16'
     return torch.backends.cpu.get_cpu_capability().lower().replace(' ', '_')
