@@ -35,7 +35,7 @@ def sections()->dict[str, list[Callable]]: # each returns lines
     on_gpu = best_device().type == 'cuda'
     batches = dict.fromkeys(SHAPES, 128) if on_gpu else {'1M': 8, '4M': 8, '37M': 4}
     threads = {'1M': 1, '4M': 1, '37M': cores}
-    training = [partial(training_speed, shape, batch, threads[shape], 5)
+    training = [partial(training_speed, shape, batch, threads[shape], 4)
                 for shape, batch in batches.items()]
     workers = [partial(training_workers, shape, 8, [2, 4, 8]) for shape in SHAPES] if on_gpu else [
         partial(training_workers, '1M', 8, [cores])]

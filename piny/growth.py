@@ -122,7 +122,7 @@ def held_from_here()->int: # bytes
     return peak_memory(best_device())
 
 # %% ../nbs/67_growth.ipynb #191902fb
-def training_point(cfg:ModelConfig, batch:int, rounds:int=3)->list[dict]:
+def training_point(cfg:ModelConfig, batch:int, rounds:int=2)->list[dict]:
     "A training step: its time and memory with their laws."
     precision = best_precision(best_device())
     before = held_from_here()
@@ -138,7 +138,7 @@ def training_point(cfg:ModelConfig, batch:int, rounds:int=3)->list[dict]:
 # %% ../nbs/67_growth.ipynb #01d0ce3f
 N_TOKENS = 32 # of each story, after its prompt
 
-def generation_point(cfg:ModelConfig, batch:int, rounds:int=3)->list[dict]:
+def generation_point(cfg:ModelConfig, batch:int, rounds:int=2)->list[dict]:
     "A prompt and the tokens after it, up to the end of the context: times and memory with their laws."
     T = cfg.max_seq_len - N_TOKENS - 1
     before = held_from_here()
