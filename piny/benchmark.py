@@ -20,8 +20,8 @@ from .config import choose, find_root
 from .files import read_json, whole_file
 from .growth import above_law, draw_growth, exponents, growth
 from .machine import best_device, circumstances
-from .peers import (SHAPES, encoding_speed, generation_speed, late_tokens, training_memory,
-                        training_speed, training_workers)
+from .peers import (SHAPES, encoding_speed, generation_speed, late_tokens, product_speed,
+                        training_memory, training_speed, training_workers)
 from .style import STYLE, save_figure
 from .timing import machine_kind, watched
 from .waiting import compiling, starting, study_rate, telling_prompts
@@ -39,7 +39,7 @@ def sections()->dict[str, list[Callable]]: # each returns lines
                 for shape, batch in batches.items()]
     workers = [partial(training_workers, shape, 8, [2, 4, 8]) for shape in SHAPES] if on_gpu else [
         partial(training_workers, '1M', 8, [cores])]
-    return dict(encoding=[encoding_speed], training=training,
+    return dict(encoding=[encoding_speed], product=[product_speed], training=training,
                 memory=[partial(training_memory, '37M', 16)], workers=workers,
                 generation=[generation_speed, late_tokens], prompts=[telling_prompts],
                 compiling=[compiling], study=[study_rate], starting=[starting], growth=[growth])

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SHAPES', 'N_MATRIX', 'PROMISED', 'training_step', 'hf_training', 'piny_training', 'training_peers', 'precisions',
-           'program', 'large_product', 'promised_rate', 'mfu', 'training_speed', 'share_of', 'in_a_process', 'peak',
-           'training_memory', 'steps_a_second', 'side_by_side', 'training_workers', 'encoding_speed', 'told_by_hf',
-           'told_by_piny', 'generation_peers', 'generation_speed', 'rate', 'late_tokens']
+           'program', 'large_product', 'instructions', 'product_speed', 'promised_rate', 'mfu', 'training_speed',
+           'share_of', 'in_a_process', 'peak', 'training_memory', 'steps_a_second', 'side_by_side', 'training_workers',
+           'encoding_speed', 'told_by_hf', 'told_by_piny', 'generation_peers', 'generation_speed', 'rate',
+           'late_tokens']
 
 # %% ../nbs/66_peers.ipynb #2bd306e5
 import multiprocessing as mp, os, time, torch
@@ -91,14 +92,26 @@ def program(name:str)->dict: # `program` and `precision`, fields of a line
 # %% ../nbs/66_peers.ipynb #777835fa
 N_MATRIX = 4_096 # rows of the large product
 
-PROMISED = dict(H100=989e12, H200=989e12, A100=312e12, L40S=362e12, L4=121e12) # of bf16, without sparsity
-
 def large_product(precision:str, # a name in `DTYPES`
                   n:int=N_MATRIX, # rows
                  )->Callable:    # () -> the product
     "One product of large square matrices."
     matrix = torch.randn(n, n, device=best_device()).to(DTYPES[precision])
     return lambda: product(matrix, matrix)
+
+# %% ../nbs/66_peers.ipynb #6b80192e
+def instructions()->list[str]: # names in `DTYPES`
+    "Single precision, and bf16 where the machine has instructions for it, fast or not."
+    return ['fp32', 'bf16'] if has_bf16(best_device()) else ['fp32']
+
+def product_speed(rounds:int=5)->list[dict]:
+    "A line for each precision: a large product in it, beside the same one in fp32."
+    seconds = take_turns({name: large_product(name) for name in instructions()}, rounds)
+    return [dict(work='a large product', program='piny', precision=name) | faster(of, seconds['fp32'])
+            for name, of in seconds.items()]
+
+# %% ../nbs/66_peers.ipynb #a6fff8d6
+PROMISED = dict(H100=989e12, H200=989e12, A100=312e12, L40S=362e12, L4=121e12) # of bf16, without sparsity
 
 def promised_rate(name:str)->float|None: # operations a second in bf16; None: not known
     "What the maker of a GPU of this name promises."
@@ -246,7 +259,7 @@ def generation_peers(cfg:ModelConfig)->dict[str, Callable]: # (stories, tokens o
     weights = {hf_name(name): p for name, p in model.named_parameters()}
     theirs.load_state_dict(weights, strict=False) # the tied output layer has no name of its own
     peers = {}
-    for precision in ['fp32', 'bf16'] if has_bf16(device) else ['fp32']:
+    for precision in instructions():
         other = deepcopy(theirs).to(DTYPES[precision])
         ours = in_precision(model, precision)
         plain = in_precision(model, precision, packed=False) # a compiler sees the layout it knows
