@@ -158,11 +158,11 @@ def gains(found:dict[str, list[dict]] # records, by the kind of machine
 def draw_speed(found:dict[str, list[dict]]): # records, by the kind of machine
     "How many times as fast as Hugging Face each program is, with the middle half of its rounds."
     with plt.style.context(STYLE):
-        fig, axes = plt.subplots(1, len(found), figsize=(1.5 + 3.4*len(found), 3.4), sharey=True,
-                                 squeeze=False, layout='constrained')
+        fig, axes = plt.subplots(1, len(found), figsize=(2.7 + 2.6*len(found), 3.4), sharex=True,
+                                 sharey=True, squeeze=False, layout='constrained')
         for ax, (kind, lines) in zip(axes[0], found.items()): _draw_kind(ax, kind, lines)
         axes[0, 0].invert_yaxis()
-        axes[0, -1].legend(frameon=False, fontsize=7.5, loc='upper right')
+        axes[0, -1].legend(frameon=False, fontsize=7.5, loc='upper left', bbox_to_anchor=(1, 1))
     return fig
 
 COLOURS = {'Hugging Face': '0.6', 'piny': 'black', 'piny, compiled': '#d55e00'}
@@ -182,7 +182,7 @@ def _draw_kind(ax, kind, lines):
     ax.plot([], [], 'o', color='black', mfc='white', label='hollow: fp32')
     ax.axvline(1, color='0.6', linewidth=.8)
     ax.set_yticks(range(len(works)), works)
-    ax.set(title=NAMES.get(kind, kind), xlabel='times as fast as Hugging Face in fp32', xlim=(0, None))
+    ax.set(title=NAMES.get(kind, kind), xlabel='times Hugging Face in fp32', xlim=(0, None))
 
 def draw(found:dict[str, list[dict]])->list[Path]: # what was written
     "All figures of the records, in figures/benchmark/."
