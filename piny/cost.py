@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['time_variants', 'relative_seconds', 'Curve', 'curve', 'worth', 'of_other_budgets', 'load_studies', 'draw_curve',
-           'cost_table']
+           'in_tokens', 'cost_table']
 
 # %% ../nbs/72_cost.ipynb #d9b55770
 import json
@@ -30,6 +30,7 @@ from .panels import short
 from .plan import Study
 from .record import load_records
 from .study import baseline, settings_in
+from .statistics import Comparison
 from .style import STYLE
 
 # %% ../nbs/72_cost.ipynb #8f89609f
@@ -145,6 +146,15 @@ def draw_curve(studies:list # of lists of records, as `of_other_budgets` finds t
     return fig
 
 # %% ../nbs/72_cost.ipynb #3616c33d
+def in_tokens(c:Comparison,
+              tokens:int, # of a run
+              curve:Curve,
+             )->str:      # '−29 %, from −33 % to −24 %'
+    "What a measured difference is worth, and the ends of its interval."
+    said = worth(c.mean, tokens, curve)
+    if not c.bounded: return said
+    return f'{said}, from {worth(c.high, tokens, curve)} to {worth(c.low, tokens, curve)}'
+
 def cost_table(records:list,      # dicts as in record.json, of one study
                cost:dict|None=None, # from `time_variants`
                curve:Curve|None=None,
@@ -164,7 +174,7 @@ def cost_table(records:list,      # dicts as in record.json, of one study
             'seconds a step': '' if np.isnan(ratio) else f'{ratio:.2f}',
             'at equal tokens': signed(c.mean) if c.measured else c.verdict,
             'at equal seconds': '' if np.isnan(at_seconds) else signed(at_seconds),
-            'worth in tokens': worth(c.mean, base['tokens'], curve) if curve and c.measured else '',
+            'worth in tokens': in_tokens(c, base['tokens'], curve) if curve and c.measured else '',
             'FLOPs of its runs': f'{sum(r["flops_per_token"] * r["tokens"] for r in its):.1e}',
             'hours of its runs': round(sum(r.get('seconds') or 0 for r in its) / 3_600, 2)})
     return pd.DataFrame(rows).set_index('variant')
