@@ -213,7 +213,7 @@ PRESETS = {
     'small': Preset(
         ModelConfig(vocab_size=2_048, dim=128, n_layers=4, n_heads=4, n_kv_heads=2,
                     hidden_dim=352, max_seq_len=256),
-        TrainConfig(steps=1_000, batch_size=8, lr=5e-3, warmup=50, eval_every=50)),
+        TrainConfig(steps=1_000, batch_size=8, lr=4e-3, warmup=50, eval_every=50)),
     'piny': Preset(
         ModelConfig(),
         TrainConfig(decay_steps=6_000, eval_every=300)),
