@@ -22,7 +22,7 @@ class Bar(tqdm):
     "A bar of tqdm that fits a terminal of any size; a line now and then where nobody watches."
     def __init__(self, *args, **options): # of tqdm
         columns, rows = shutil.get_terminal_size((100, 24)) # where the terminal does not know
-        self.moves = is_watched(sys.stderr)
+        self.moves = is_watched(options.get('file') or sys.stderr)
         self.last = time.monotonic()
         options |= dict(ncols=columns, nrows=rows) if self.moves else dict(leave=False)
         super().__init__(*args, **options)
