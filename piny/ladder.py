@@ -12,6 +12,7 @@ import numpy as np
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
+from math import fsum
 from matplotlib.ticker import MaxNLocator
 from pathlib import Path
 from scipy import stats
@@ -250,7 +251,7 @@ def draw_ladder(rungs:list # of `Rung`, from `ladder`
     heights = [max(1.3, .2 * len(variants)) for variants in panels.values()]
     text = '\n'.join(wrap(_caption(rungs, panels, bands), 92))
     first = 1.05 + .38 * len(found)
-    fig = page(first + .75 + sum(heights) + .6 * len(panels), 'Does the small answer hold?',
+    fig = page(first + .75 + fsum(heights) + .6 * len(panels), 'Does the small answer hold?',
                f'{_name(cheap)} (cheapest) to {_name(dear)} (dearest)', text)
     with plt.style.context(STYLE):
         if found: _draw_decisions(axes_at(fig, .4, .75, 2.4, .38 * len(found)), found)

@@ -9,6 +9,7 @@ __all__ = ['PANEL', 'Search', 'untrained', 'searches', 'draw_search', 'rate_line
 import matplotlib.pyplot as plt
 import numpy as np
 from dataclasses import dataclass
+from math import fsum
 from textwrap import wrap
 from .comparison import end_loss, seed_list, with_role
 from .figures import axes_at, page
@@ -176,7 +177,7 @@ def draw_rates(records:list,   # dicts as in record.json, of one study
     heights = [max(1.35, .36 * len(its)) for its in panels.values()]
     text = '\n'.join(wrap(_caption(records, panels), 92))
     top = .8
-    fig = page(top + sum(heights) + .62 * len(panels), 'Loss over learning rate', _counts(records), text)
+    fig = page(top + fsum(heights) + .62 * len(panels), 'Loss over learning rate', _counts(records), text)
     for (question, its), height in zip(panels.items(), heights):
         with plt.style.context(STYLE):
             ax = axes_at(fig, .5, top, PANEL, height)

@@ -16,6 +16,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from filelock import Timeout
+from importlib.metadata import version
 from pathlib import Path
 from .batches import batch
 from .checkpoint import best, configs_of, load, newest_good, prune, restore, save, set_aside
@@ -161,9 +162,10 @@ def go_on(run:Run, path:Path, state:dict):
                          f'and `steps` is {cfg.steps:,}')
     if 'decided.precision' not in then:
         say(f'{path} does not say in which precision it was made: that is not compared')
-    torch_then = state.get('versions', {}).get('torch', torch.__version__)
-    if torch_then != torch.__version__:
-        say(f'{path} was made with torch {torch_then}, and this is torch {torch.__version__}: '
+    here = version('torch')
+    torch_then = state.get('versions', {}).get('torch', here)
+    if torch_then != here:
+        say(f'{path} was made with torch {torch_then}, and this is torch {here}: '
             'the last digits may differ')
     restore(path, run.model, run.opt)
     run.scaler.load_state_dict(state['scaler'])

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, Trial
 from optuna.visualization import matplotlib as optuna_plots
 from pathlib import Path
 from scipy.stats import ttest_ind
+from statistics import fmean
 from .config import FieldError, ModelConfig, Preset, TrainConfig, unknown
 from .data import Dataset
 from .files import make_folder, read_json, remove, write_text
@@ -210,7 +211,7 @@ def gain(checks:list[dict] # from `check`
     if None in tuned: return math.inf, math.inf, math.inf
     if None in preset: return -math.inf, -math.inf, -math.inf
     interval = ttest_ind(tuned, preset).confidence_interval()
-    return sum(tuned)/len(tuned) - sum(preset)/len(preset), interval.low, interval.high
+    return fmean(tuned) - fmean(preset), interval.low, interval.high
 
 # %% ../nbs/39_tuning.ipynb #ea748d12
 def result(tuning:Tuning,
@@ -342,7 +343,7 @@ def _check(ax, checks:list[dict]):
         losses = [line['loss'] for line in checks if line['which'] == which]
         losses = [loss for loss in losses if loss is not None]
         ax.plot([i]*len(losses), losses, 'o', ms=5, mfc='none', color=color)
-        if losses: ax.plot([i - .25, i + .25], [sum(losses)/len(losses)]*2, color=color)
+        if losses: ax.plot([i - .25, i + .25], [fmean(losses)]*2, color=color)
     ax.set_xticks(range(len(sides)), sides)
     ax.set(xlim=(-.6, len(sides) - .4), title='fresh seeds')
 
