@@ -12,10 +12,9 @@ import hashlib, json, math, re, shutil, sys, torch
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from torch import nn, Tensor
-from .config import ModelConfig, TrainConfig, find_root, from_plain
+from .config import ModelConfig, TrainConfig, find_root, from_plain, own_folder
 from .files import clear_leftovers, plain_file, read_json, sync, written_whole
 from .model import Transformer
 from .tokenizer import AnyTokenizer
@@ -185,7 +184,7 @@ def restore(folder:Path, model:Transformer, opt:torch.optim.Optimizer):
     wanted = {name: shape for name, (shape, dtype) in header_of(averages).items()}
     restore_optimizer(model, opt, read_tensors([averages], wanted))
 
-SHIPPED = files('piny')/'models'/'stories-1m' # the model that comes with piny
+SHIPPED = own_folder()/'models'/'stories-1m' # the model that comes with piny
 
 def runs_there()->str:
     "A sentence on the runs in the repository that have a checkpoint."

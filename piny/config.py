@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'COMPILE', 'PRESETS', 'unknown', 'choose', 'FieldError', 'within', 'ModelConfig', 'TrainConfig',
-           'from_plain', 'Sampling', 'Preset', 'find_root', 'extra']
+           'from_plain', 'Sampling', 'Preset', 'find_root', 'own_folder', 'extra']
 
 # %% ../nbs/00_config.ipynb #bbf8f9ec
 import math, re
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from fastcore.foundation import Config
 
@@ -234,6 +235,10 @@ def find_root()->Path: # folder of `settings.ini`, from the current folder upwar
     "The repository's root."
     found = Config.find('settings.ini')
     return found.config_file.parent if found else Path.cwd()
+
+def own_folder()->Path:
+    "Where piny's own files are; a clone, a folder of the same name, is not taken for it."
+    return Path(find_spec('piny.config').origin).parent
 
 # %% ../nbs/00_config.ipynb #2f4e9de7
 @contextmanager

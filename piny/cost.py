@@ -143,6 +143,7 @@ def draw_curve(studies:list # of lists of records, as `of_other_budgets` finds t
         ax.set(xscale='log', xlabel='tokens of a run', ylabel='bits per byte', title='What more data is worth')
         ax.set_xticks(list(found), [short(n) for n in found])
         ax.minorticks_off()
+    plt.close(fig) # a notebook shows what is returned
     return fig
 
 # %% ../nbs/72_cost.ipynb #3616c33d

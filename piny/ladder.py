@@ -285,4 +285,5 @@ def ladder_words(rungs:list # of `Rung`, from `ladder`
     both = [(v, its.verdict, dear.compared[v].verdict) for v, its in cheap.compared.items() if v in dear.compared]
     turned = [f'`{v}` (*{first}*, then *{then}*)' for v, first, then in both
               if first != then and first != 'cannot tell apart']
-    return f'{said}. Verdicts that did not hold: {", ".join(turned) or "none"}.'
+    return (f'{said} (in brackets, how far that moves with other seeds). '
+            f'Verdicts that did not hold: {", ".join(turned) or "none"}.')

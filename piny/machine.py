@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
-from .config import FieldError, TrainConfig
+from .config import FieldError, TrainConfig, own_folder
 
 # %% ../nbs/03_machine.ipynb #16dc4bf4
 DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
@@ -100,7 +99,7 @@ def circumstances()->dict: # plain values
 def git_commit()->str|None:
     "The commit of this code, with '-dirty' if it was changed; None where there is no git."
     describe = ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
-    try: said = subprocess.run(describe, cwd=files('piny'), capture_output=True, text=True).stdout
+    try: said = subprocess.run(describe, cwd=own_folder(), capture_output=True, text=True).stdout
     except OSError: return None
     return said.strip() or None
 

@@ -87,11 +87,11 @@ def agree(ranks:Ranks,
 def together(ranks:Ranks,
              work:Callable[[], object], # what each rank does
             ):                          # what it gave on this one
-    "The result, once all ranks have one; ValueError on all if it failed on any."
+    "The result, once all ranks have one; where it failed on any, its error there and ValueError on the others."
     result = error = None
     try: result = work()
     except (ValueError, OSError) as e: error = e
-    errors = ranks.gather(error and str(error))
+    errors = ranks.gather(error and (str(error) or repr(error)))
     if error: raise error
     for rank, text in enumerate(errors):
         if text: raise ValueError(f'rank {rank}: {text}')

@@ -11,9 +11,9 @@ import base64, json, shutil
 import numpy as np
 from collections.abc import Iterable
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 from .bpe import ByteTokenizer
+from .config import own_folder
 from .files import read_json
 from .llama import Kind, proto_of
 from .model import Transformer
@@ -84,7 +84,7 @@ def tokenizer_values(tok:AnyTokenizer)->dict:
     return VALUES[type(tok)](tok) | dict(bos_id=tok.bos_id, eos_id=tok.eos_id)
 
 # %% ../nbs/65_web.ipynb #8e4fbeb3
-PAGE = files('piny')/'web'             # what is in every page, as it stands
+PAGE = own_folder()/'web'             # what is in every page, as it stands
 PARTS = 'engine.js', 'widgets.js', 'piny.css'
 
 def script_of(model:Transformer,

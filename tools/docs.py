@@ -6,6 +6,7 @@ python tools/docs.py --preview   # and again whenever something changes, served 
 Either of them reads nbs/_quarto.yml, which names tools/pages.py to be run before it and tools/finish.py after it.
 """
 import os, shutil, subprocess, sys, time
+from argparse import ArgumentParser
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -56,7 +57,10 @@ def preview(port=4200):
 
 
 if __name__ == '__main__':
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--preview', action='store_true', help='serve it, and build what changes')
+    given = parser.parse_args()
     site()
-    if sys.argv[1:] == ['--preview']:
-        try: preview()
-        except KeyboardInterrupt: print()
+    try:
+        if given.preview: preview()
+    except KeyboardInterrupt: print()

@@ -134,7 +134,8 @@ def next_step(data:Dataset)->str:
     fit = [name for name, preset in PRESETS.items() if name != 'quick' and
            (preset.model.vocab_size, preset.tokenizer) == (tok.vocab_size, tok.kind)]
     larger = f', or with --preset {" or ".join(fit)}, made for this vocabulary' if fit else ''
-    return f'train on it: piny_train --data {name} --preset quick{size}{larger}'
+    out = shlex.quote(f'runs/{data.folder.name}')
+    return f'train on it: piny_train --data {name} --out {out} --preset quick{size}{larger}'
 
 def repeated(valid:dict # what the data says of its validation text
             )->str:

@@ -9,9 +9,9 @@ __all__ = ['MARK', 'BLANK', 'SITE', 'SOLUTION', 'TUTORIAL', 'is_exercise', 'text
 # %% ../../nbs/commands/exercises.ipynb #8e3470f8
 import json, re
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from .parser import Command
+from ..config import own_folder
 
 # %% ../../nbs/commands/exercises.ipynb #da045b38
 MARK = '# your part'
@@ -79,7 +79,7 @@ TUTORIAL = 'tutorials/build_it.ipynb'
 
 def tutorial()->dict:
     "The notebook of exercises, with solutions; FileNotFoundError."
-    for path in (files('piny')/TUTORIAL, files('piny')/'..'/'nbs'/TUTORIAL):
+    for path in (own_folder()/TUTORIAL, own_folder()/'..'/'nbs'/TUTORIAL):
         if path.is_file(): return json.loads(path.read_text(encoding='utf-8'))
     raise FileNotFoundError(f'the package has no {TUTORIAL}; install piny again')
 
