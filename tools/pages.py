@@ -118,7 +118,8 @@ def way(page):
     own = ''
     if page in sources():
         what = 'Open the notebook' if page.endswith('.ipynb') else 'Open the source'
-        own = f'<a href="{on_the_web(page)}">{what}</a><a href="{on_the_web(page).replace("/blob/", "/edit/")}">Edit</a>'
+        there = on_the_web(page)
+        own = f'<a href="{there}">{what}</a><a href="{there.replace("/blob/", "/edit/")}">Edit</a>'
     return f'<nav class="way" aria-label="Around this page">{"".join(around)}<span></span>{own}</nav>'
 
 
