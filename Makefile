@@ -16,7 +16,7 @@ figures: $(READY) ## train the variants on the built-in corpus and draw the figu
 
 test: $(READY) ## run the tests of the notebooks, then those in tests/
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --do_print
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n auto --dist loadfile --no-loadscope-reorder
 
 bench: $(READY) ## measure piny beside its peers, and keep tables and figures: a quarter of an hour
 	$(BIN)/python -m piny.benchmark
