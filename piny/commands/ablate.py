@@ -141,8 +141,8 @@ def _costs(study:Study, changes:dict)->list[str]: # variant to what differs, the
         flops += its * flops_per_token(cfg.model)
     n_search = sum(search.values())
     lines = [f'{study.name}: {sum(runs.values()) + n_search} runs',
-             f'  {sum(runs.values()) - runs["again"]} for verdicts, {runs["again"]} of the baseline again, '
-             f'{n_search} or more to find learning rates',
+             f'  {sum(runs.values()) - runs["again"]} for verdicts, {runs["again"]} of the baseline again'
+             f'{f", {n_search} or more to find learning rates" if n_search else ""}',
              f'  {tokens:,} tokens, {flops:.2g} FLOPs']
     if (speed := pace(study)) > 0:
         alone = tokens / speed / 60
@@ -156,7 +156,8 @@ def _in_reach(study:Study, variants:list[str])->list[str]: # without the baselin
     "What a plan can see, and which verdicts it cannot come to."
     half, visible = reach(variants, study.seeds)
     if half != half: return ['one seed has no spread: no verdict is in reach']
-    lines = [f'with a spread of {SPREAD:g} bits per byte: intervals of ±{half:.4f}, '
+    lines = [f'if seeds spread by {SPREAD:g} bits per byte, as those of a million parameters did: '
+             f'intervals of ±{half:.4f}, '
              f'smallest difference seen in 8 of 10 studies {visible:.4f}']
     if half >= study.margin:
         lines += [f'out of reach: equal within ±{study.margin:g}, which needs more seeds']
