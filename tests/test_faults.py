@@ -14,7 +14,7 @@ from piny.grammar import grammar_stories
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT/'results'/'faults'/'faults.json'
-EVERY = dict(training=13, data=13, study=29)  # of the points, in CI
+EVERY = dict(training=13, data=13, study=59)  # of the points, in CI
 PRELOAD = ['piny.run', 'piny.checkpoint', 'piny.data', 'piny.commands.parser', 'torch._dynamo']
 MEASURED = 'started seconds elapsed tokens_per_second peak_memory_bytes digest'.split()  # differs from run to run
 SHAPE = ('--vocab-size 400 --dim 16 --n-layers 1 --n-heads 2 --n-kv-heads 1 --hidden-dim 16 --max-seq-len 32 '
