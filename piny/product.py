@@ -9,8 +9,7 @@ __all__ = ['MKL_IS_SLOW', 'FEWEST_ROWS', 'halves_vectors', 'by_onednn', 'onednn_
 # %% ../nbs/06_product.ipynb #e57b037f
 import time, torch
 import torch.nn.functional as F
-from torch import nn, Tensor
-from torch.library import custom_op
+from torch import library, nn, Tensor
 from .machine import DTYPES, processor_vendor
 
 # %% ../nbs/06_product.ipynb #52521a1a
@@ -32,7 +31,7 @@ def by_onednn(x:Tensor # (..., in) what is to be multiplied
     return x.numel() >= FEWEST_ROWS * x.shape[-1]
 
 # %% ../nbs/06_product.ipynb #6da52d3b
-@custom_op('piny::product', mutates_args=())
+@library.custom_op('piny::product', mutates_args=())
 def onednn_product(x:Tensor, # (..., in)
                    w:Tensor, # (out, in)
                   )->Tensor: # (..., out)

@@ -8,7 +8,6 @@ __all__ = ['first_seeds', 'design_of', 'variance', 'pooled', 'study_values', 'lo
 # %% ../nbs/73_seeds.ipynb #1c2820ad
 import json
 import numpy as np
-from importlib.resources import files
 from .comparison import by_variant, end_loss, was_added, with_role
 from .findings import all_declared
 from .statistics import MARGIN, compare_all, fit_runs

@@ -136,4 +136,5 @@ def pair(study:str,
     "A widget that tells a story with the baseline and one with a variant."
     models = ' '.join(f'{study}-{name}' for name in names)
     if ' ' not in models: return ''
-    return f'<div data-piny="pair" data-models="{models}">\n<p>Two stories are told here by models of {study}.</p>\n</div>'
+    return (f'<div data-piny="pair" data-models="{models}">\n'
+            f'<p>Two stories are told here by models of {study}.</p>\n</div>')
