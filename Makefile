@@ -31,6 +31,7 @@ readme: $(READY) ## write the sidebar and README.md from the notebooks
 	$(BIN)/python tools/readme.py
 
 prepare: $(READY) ## after changing a notebook: clean all, export piny/, write the sidebar and README.md
+	$(BIN)/python tools/light.py
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_clean --fname ablations
 	$(BIN)/nbdev_export

@@ -3,13 +3,13 @@
 `project: post-render` of nbs/_quarto.yml names this file. Pages that smalldocs made are also freed of what they would
 fetch from other hosts, since formulas and search need no library.
 """
-import base64, hashlib, html, io, json, os, re, shutil, struct
+import base64, hashlib, html, json, os, re, shutil, struct
 from functools import partial
 
 import ziamath
 from contents import ROOT
+from light import light
 from pages import PROC, STATIC, seeded
-from PIL import Image
 from records import recorded
 from piny.checkpoint import load
 from piny.comparison import record_table
@@ -30,13 +30,6 @@ def drawn(m):
     attributes = (f'class="math {m[1]}" role="img" aria-label="{html.escape(tex)}" '
                   f'style="vertical-align: {formula.getyofst():.1f}px"')
     return f'<span {attributes}>{formula.svg()}</span>'
-
-
-def light(png):
-    "The same picture in 128 colours, which is a third of the bytes for lines and words; the original if it is not."
-    few = io.BytesIO()
-    Image.open(io.BytesIO(png)).quantize(128, Image.Quantize.FASTOCTREE).save(few, 'png', optimize=True)
-    return min(png, few.getvalue(), key=len)
 
 
 def lazy(m, folder, up):
